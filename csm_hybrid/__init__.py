@@ -1,0 +1,1 @@
+"""A fast, small speech engine for Sesame's CSM: text in, speech out."""

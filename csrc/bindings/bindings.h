@@ -1,0 +1,11 @@
+// The only folder that knows pybind11: every part of the module checks dtypes and shapes and
+// releases the GIL around the work.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace csm {
+
+void bind_runtime(pybind11::module_ &m);  // instruction sets, thread pool
+
+}  // namespace csm

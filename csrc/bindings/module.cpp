@@ -1,0 +1,32 @@
+#include "bindings.h"
+
+#include <pybind11/stl.h>
+
+#include "isa.h"
+#include "thread_pool.h"
+
+namespace py = pybind11;
+
+namespace csm {
+
+void bind_runtime(py::module_ &m) {
+  m.def("isa", [] { return std::string(isa_name(active_isa())); },
+        "Name of the instruction set in force (CSM_HYBRID_ISA forces it).\n\n"
+        "Raises RuntimeError when the variable asks for one that this CPU lacks.");
+  m.def("available_isas", [] {
+        std::vector<std::string> out;
+        for (Isa isa : available_isas()) out.emplace_back(isa_name(isa));
+        return out;
+      }, "Names of the instruction sets that this CPU and build can run, worst first.");
+  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(m, "ThreadPool",
+        "A team of threads shared by the codebook decoder and the codec.")
+      .def(py::init<int>(), py::kw_only(), py::arg("threads"))
+      .def_property_readonly("threads", &ThreadPool::threads);
+}
+
+}  // namespace csm
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The codebook decoder and the Mimi codec of csm_hybrid, on quantised and float weights.";
+  csm::bind_runtime(m);
+}

@@ -1,0 +1,87 @@
+#include "isa.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace csm {
+namespace {
+
+struct Name {
+  Isa isa;
+  const char *name;
+};
+
+constexpr Name kNames[] = {
+    {Isa::scalar, "scalar"},           {Isa::avx2, "avx2"}, {Isa::avx512, "avx512"},
+    {Isa::avx512_vnni, "avx512_vnni"}, {Isa::neon, "neon"}, {Isa::neon_dotprod, "neon_dotprod"},
+};
+
+std::string names(const std::vector<Isa> &isas) {
+  std::string out;
+  for (Isa isa : isas) out += (out.empty() ? "" : ", ") + std::string(isa_name(isa));
+  return out;
+}
+
+Isa choose() {
+  const std::vector<Isa> have = available_isas();
+  const char *forced = std::getenv("CSM_HYBRID_ISA");
+  if (forced == nullptr || *forced == '\0') return have.back();
+  const Isa isa = isa_from_name(forced);
+  if (std::find(have.begin(), have.end(), isa) == have.end())
+    throw std::runtime_error("CSM_HYBRID_ISA=" + std::string(forced) +
+                             " is not available on this CPU; available: " + names(have));
+  return isa;
+}
+
+}  // namespace
+
+const char *isa_name(Isa isa) {
+  for (const Name &n : kNames)
+    if (n.isa == isa) return n.name;
+  return "?";
+}
+
+Isa isa_from_name(const std::string &name) {
+  std::string known;
+  for (const Name &n : kNames) {
+    if (name == n.name) return n.isa;
+    known += (known.empty() ? "" : ", ") + std::string(n.name);
+  }
+  throw std::invalid_argument("unknown instruction set '" + name + "'; known: " + known);
+}
+
+std::vector<Isa> available_isas() {
+  std::vector<Isa> out{Isa::scalar};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    out.push_back(Isa::avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      out.push_back(Isa::avx512);
+      if (__builtin_cpu_supports("avx512vnni")) out.push_back(Isa::avx512_vnni);
+    }
+  }
+#elif defined(__aarch64__)
+  out.push_back(Isa::neon);
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) out.push_back(Isa::neon_dotprod);
+#else
+  out.push_back(Isa::neon_dotprod);  // every Apple silicon has it
+#endif
+#endif
+  return out;
+}
+
+Isa active_isa() {
+  static const Isa isa = choose();
+  return isa;
+}
+
+}  // namespace csm

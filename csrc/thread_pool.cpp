@@ -1,0 +1,117 @@
+#include "thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace csm {
+namespace {
+
+constexpr int kSpins = 4000;  // about 50 us: longer than the gap between two products, shorter than a frame
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+}  // namespace
+
+struct ThreadPool::Team {
+  explicit Team(int threads) : size(threads) {}
+
+  const int size;
+  std::vector<std::thread> workers;
+  std::mutex mutex;
+  std::condition_variable wake;
+  const std::function<void(int)> *job = nullptr;
+  std::atomic<unsigned> generation{0};  // counts jobs
+  std::atomic<int> running{0};          // workers that have not finished the job
+  std::atomic<bool> stop{false};
+  std::atomic<int> arrived{0};
+  std::atomic<unsigned> phase{0};  // counts barriers
+
+  void work(int member) {
+    unsigned seen = 0;
+    while (true) {
+      for (int i = 0; i < kSpins && generation.load(std::memory_order_acquire) == seen; ++i) pause_cpu();
+      if (generation.load(std::memory_order_acquire) == seen) {
+        std::unique_lock<std::mutex> lock(mutex);
+        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+      }
+      seen = generation.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_acquire)) return;
+      (*job)(member);
+      running.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  void begin() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      generation.fetch_add(1, std::memory_order_acq_rel);
+    }
+    wake.notify_all();
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : team_(new Team(threads)) {
+  if (threads < 1) throw std::invalid_argument("a thread pool needs at least one thread, not " + std::to_string(threads));
+  for (int member = 1; member < threads; ++member)
+    team_->workers.emplace_back([team = team_.get(), member] { team->work(member); });
+}
+
+ThreadPool::~ThreadPool() {
+  team_->stop.store(true, std::memory_order_release);
+  team_->begin();
+  for (std::thread &worker : team_->workers) worker.join();
+}
+
+int ThreadPool::threads() const { return team_->size; }
+
+void ThreadPool::run(const std::function<void(int)> &job) {
+  Team &team = *team_;
+  if (team.size == 1) return job(0);
+  team.job = &job;
+  team.running.store(team.size - 1, std::memory_order_release);
+  team.begin();
+  job(0);
+  for (int i = 0; team.running.load(std::memory_order_acquire) > 0; ++i) {
+    if (i < kSpins) pause_cpu();
+    else std::this_thread::yield();
+  }
+}
+
+void ThreadPool::barrier() {
+  Team &team = *team_;
+  if (team.size == 1) return;
+  const unsigned phase = team.phase.load(std::memory_order_acquire);
+  if (team.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == team.size) {
+    team.arrived.store(0, std::memory_order_relaxed);
+    team.phase.fetch_add(1, std::memory_order_release);
+    return;
+  }
+  for (int i = 0; team.phase.load(std::memory_order_acquire) == phase; ++i) {
+    if (i < kSpins) pause_cpu();
+    else std::this_thread::yield();
+  }
+}
+
+Range share(int count, int member, int members, int grain) {
+  const long chunks = (count + grain - 1) / grain;
+  const int begin = static_cast<int>(chunks * member / members) * grain;
+  const int end = static_cast<int>(chunks * (member + 1) / members) * grain;
+  return {std::min(begin, count), std::min(end, count)};
+}
+
+}  // namespace csm

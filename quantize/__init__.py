@@ -1,0 +1,1 @@
+"""Checkpoint to GGUF: reads either flavour of CSM and writes the single-file model."""
