@@ -1,0 +1,1 @@
+"""The Mimi codec: frames of codes to sound and back."""
