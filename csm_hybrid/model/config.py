@@ -17,13 +17,22 @@ class RopeScaling:
     """Llama-3 scaling of the rotary frequencies (Llama 3.1's reference code, ``apply_scaling``).
 
     ``original_context`` counts positions. CSM's two checkpoint flavours write the same frequencies with
-    different numbers: only the products with ``original_context`` matter.
+    different numbers: only the ratios to ``original_context`` matter, and ``normalised`` makes them equal.
     """
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
-    original_context: int
+    original_context: float
+
+    def normalised(self) -> RopeScaling:
+        """The same frequencies with ``low_freq_factor`` 1: 0.125 / 0.5 / 1024 becomes 1 / 4 / 8192."""
+        return RopeScaling(
+            factor=self.factor,
+            low_freq_factor=1.0,
+            high_freq_factor=self.high_freq_factor / self.low_freq_factor,
+            original_context=self.original_context / self.low_freq_factor,
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class MimiConfig:
-    """Sizes of the Mimi codec (kyutai moshi, ``models/loaders.py``; names follow transformers' MimiConfig)."""
+    """Sizes of the Mimi codec (kyutai moshi, ``models/loaders.py``)."""
 
     sample_rate: int
     frame_rate: float
@@ -111,7 +120,7 @@ class MimiConfig:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a code is drawn: logits / temperature, all below the ``top_k``-th dropped; temperature 0 is greedy."""
+    """How a code is drawn: from the ``top_k`` highest logits / temperature; temperature 0 is greedy."""
 
     temperature: float
     top_k: int

@@ -1,0 +1,154 @@
+"""The conversion: checkpoint in, single-file model out, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_hybrid.errors import OutputError
+from csm_hybrid.model import schema
+from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.model.ggml import GGMLType, quantize_rows
+from quantize.progress import Progress, Silent
+from quantize.recipe import Recipe
+from quantize.source import Checkpoint
+from quantize.towers import quantize_tower, write_tower
+from quantize.write import Entry, file_entry, write_bundle
+
+Importance = Mapping[str, Mapping[str, NDArray[np.float32]]]  # embedded GGUF -> tensor -> (columns,)
+
+CHUNK = 16 << 20
+"""Values of a table that are converted at a time (64 MB in float32)."""
+
+
+def convert(
+    checkpoint: Checkpoint,
+    output: Path,
+    recipe: Recipe,
+    *,
+    codec_type: GGMLType = GGMLType.F32,
+    importance: Importance | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write ``checkpoint`` to ``output`` by ``recipe``, the codec in F32 or F16.
+
+    All work happens in a hidden directory beside ``output``, which is renamed into place at the end and
+    opened once as a check. Raises OutputError where the place cannot be written or the disk is full.
+    """
+    progress = progress or Silent()
+    with _work_directory(output) as work:
+        towers = {
+            name: _tower(
+                checkpoint, name, work, recipe, importance=(importance or {}).get(name), progress=progress
+            )
+            for name in (schema.BACKBONE, schema.DECODER)
+        }
+        entries = [file_entry(name, path) for name, path in towers.items()]
+        entries += _tables(checkpoint, recipe)
+        entries += _codec(checkpoint, codec_type)
+        finished = work / "model.gguf"
+        with progress.stage("writing the model", sum(entry.size for entry in entries)) as advance:
+            write_bundle(finished, checkpoint.config, checkpoint.tokenizer_json, entries, advance)
+        Bundle.open(finished).close()
+        finished.replace(output)
+
+
+@contextmanager
+def _work_directory(output: Path) -> Iterator[Path]:
+    """A directory beside ``output`` that is gone afterwards whatever happens; disk errors as OutputError."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a directory: name a file to write")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
+            yield Path(work)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
+        ) from error
+
+
+def _tower(
+    checkpoint: Checkpoint,
+    name: str,
+    work: Path,
+    recipe: Recipe,
+    *,
+    importance: Mapping[str, NDArray[np.float32]] | None,
+    progress: Progress,
+) -> Path:
+    """The quantised GGUF of one tower, in ``work``."""
+    config = checkpoint.config
+    head = name == schema.BACKBONE
+    tower = config.backbone if head else config.decoder
+    vocab = config.audio_vocab if head else schema.STAND_IN_VOCAB
+    plain, quantised = work / f"plain-{name}", work / name
+    label = "backbone" if head else "codebook decoder"
+    count = sum(1 for _ in schema.tower_tensors(tower, vocab, head=head))
+    with progress.stage(f"reading the {label}", count) as advance:
+
+        def load(tensor: str) -> Any:
+            return checkpoint.weights.tower_tensor(name, tensor, tower)
+
+        write_tower(plain, tower, vocab, load, head=head, progress=lambda: advance(1))
+    with progress.stage(f"quantising the {label} to {recipe.name}", count) as advance:
+        quantize_tower(
+            plain, quantised, recipe.towers, tower.width, importance=importance, progress=lambda: advance(1)
+        )
+    plain.unlink()
+    _check_room(quantised, work)
+    return quantised
+
+
+def _check_room(quantised: Path, work: Path) -> None:
+    """llama.cpp reports a full disk only in words: look whether its file is whole."""
+    with contextlib.suppress(AttributeError):  # no statvfs on Windows
+        if os.statvfs(work).f_bavail == 0 or quantised.stat().st_size == 0:
+            raise OSError(28, "No space left on device")
+
+
+def _tables(checkpoint: Checkpoint, recipe: Recipe) -> list[Entry]:
+    entries = []
+    for spec in schema.bundle_tensors(checkpoint.config):
+        if spec.name.startswith(schema.CODEC_PREFIX):
+            continue
+        kind = recipe.table_type(spec.name, spec.shape[-1])
+        entries.append(Entry(spec.name, kind, spec.shape, _table_pieces(checkpoint, spec.name, kind)))
+    return entries
+
+
+def _table_pieces(checkpoint: Checkpoint, name: str, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
+    def pieces() -> Iterator[NDArray[Any]]:
+        array = checkpoint.weights.table(name)
+        # Rows in groups: the heads come as a transposed view, which reshape(-1, columns) would copy whole.
+        groups = array.values if array.values.ndim == 3 else array.values[None]
+        for group in groups:
+            step = max(1, CHUNK // group.shape[-1])
+            for start in range(0, len(group), step):
+                part = type(array)(array.type, group[start : start + step])
+                yield quantize_rows(kind, part.float32())
+
+    return pieces
+
+
+def _codec(checkpoint: Checkpoint, codec_type: GGMLType) -> list[Entry]:
+    entries = []
+    for spec in schema.codec_tensors(checkpoint.config.codec):
+        kind = codec_type if spec.types == schema.CODEC_TYPES else GGMLType.F32
+        values = checkpoint.codec[spec.name].astype(
+            np.float32 if kind == GGMLType.F32 else np.float16, copy=False
+        )
+        name = schema.CODEC_PREFIX + spec.name
+
+        def pieces(values: NDArray[Any] = values) -> list[NDArray[Any]]:
+            return [values]
+
+        entries.append(Entry(name, kind, spec.shape, pieces))
+    return entries

@@ -1,0 +1,265 @@
+"""Finding a checkpoint's files and opening them as one :class:`Checkpoint`, whatever its flavour."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_hybrid.errors import ModelInvalid, ModelNotFound
+from csm_hybrid.model.config import MimiConfig, ModelConfig
+from csm_hybrid.model.schema import BACKBONE, DECODER
+from csm_hybrid.model.values import contradictions
+from quantize import codec_names, flavours, settings
+from quantize.flavours import Flavour, Weights
+from quantize.safetensors import Tensors
+
+INDEX_NAMES = ("transformers.safetensors.index.json", "model.safetensors.index.json")
+"""Indices of sharded checkpoints. The first comes first: a repository that holds both flavours
+(sesame/csm-1b) keeps the one with the codec under it."""
+SINGLE_NAME = "model.safetensors"
+MIMI_PATTERN = "tokenizer-*-checkpoint*.safetensors"
+"""Mimi's weights as Kyutai names them; never a part of the towers."""
+CODEC_MARK = "codec_model."
+CODEC_HINT = (
+    "give Mimi's weights with --codec-weights "
+    "(tokenizer-e351c8d8-checkpoint125.safetensors of kyutai/moshiko-pytorch-bf16)"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a bundle is made of."""
+
+    config: ModelConfig
+    tokenizer_json: str
+    weights: Weights
+    codec: Mapping[str, NDArray[np.float32]]  # canonical names, without prefix
+
+
+def open_checkpoint(
+    source: Path,
+    *,
+    index_file: str | None = None,
+    codec_weights: Path | None = None,
+    tokenizer: Path | None = None,
+) -> Checkpoint:
+    """Open a checkpoint: a safetensors file, an index, or a directory with either.
+
+    ``codec_weights``: a Mimi in safetensors (moshi's or transformers' names), for checkpoints without one.
+    ``tokenizer``: a ``tokenizer.json`` or a directory with one; by default the one beside the weights.
+    Raises ModelNotFound where files are absent and ModelInvalid, with all problems together, where they
+    do not make a CSM.
+    """
+    paths = weight_files(source, index_file)
+    folder = paths[0].parent
+    tensors = Tensors(paths)
+    flavour = _flavour_of(tensors, source)
+    config_json = _read_json(folder / "config.json")
+    sizes = _table_sizes(tensors, flavour)
+    codec_tensors, codec_config = _codec(tensors, config_json, folder, codec_weights)
+    tokenizer_json, ids = _tokenizer(tokenizer or folder, config_json or {})
+    config = settings.model_config(
+        config_json, _read_json(folder / "generation_config.json"), sizes, ids, codec_config
+    )
+    weights = Weights(tensors, flavour)
+    found = contradictions(config) + flavours.problems(weights, config)
+    if found:
+        raise ModelInvalid(f"{source} does not fit its configuration: {'; '.join(found)}")
+    untied = weights.untied_embeddings()
+    if untied:
+        raise ModelInvalid(
+            f"{untied[0]} and {untied[1]} differ: checkpoints with untied audio embeddings are not supported"
+        )
+    return Checkpoint(
+        config, tokenizer_json, weights, codec_names.canonical_codec(codec_tensors, codec_config)
+    )
+
+
+def weight_files(source: Path, index_file: str | None = None) -> list[Path]:
+    """The safetensors files of the checkpoint at ``source``."""
+    if not source.exists():
+        raise ModelNotFound(f"{source}: no such file or directory")
+    if source.is_dir():
+        return _directory_files(source, index_file)
+    if source.name.endswith(".index.json"):
+        return _indexed_files(source)
+    if source.suffix == ".safetensors":
+        return [source]
+    if source.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        raise ModelInvalid(
+            f"{source} is a pickled PyTorch file, which is not read (it can run code): "
+            "save it as safetensors (safetensors.torch.save_file)"
+        )
+    raise ModelInvalid(f"{source} is no checkpoint: name a .safetensors file, an .index.json or a directory")
+
+
+def _directory_files(folder: Path, index_file: str | None) -> list[Path]:
+    if index_file is not None:
+        if not (folder / index_file).is_file():
+            raise ModelNotFound(f"{folder / index_file}: no such index file")
+        return _indexed_files(folder / index_file)
+    for name in INDEX_NAMES:
+        if (folder / name).is_file():
+            return _indexed_files(folder / name)
+    if (folder / SINGLE_NAME).is_file():
+        return [folder / SINGLE_NAME]
+    codecs = set(folder.glob(MIMI_PATTERN))
+    others = sorted(p for p in folder.glob("*.safetensors") if p not in codecs)
+    if len(others) == 1:
+        return others
+    if others:
+        listed = ", ".join(p.name for p in others)
+        raise ModelInvalid(
+            f"{folder} holds several safetensors files and no index ({listed}): name one of them"
+        )
+    if any(folder.glob("*.pt")) or any(folder.glob("*.bin")):
+        raise ModelInvalid(
+            f"{folder} holds only pickled PyTorch files, which are not read: save as safetensors"
+        )
+    raise ModelNotFound(f"{folder} holds no safetensors checkpoint (looked for {SINGLE_NAME}, *.safetensors)")
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    content = _read_json(index) or {}
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelInvalid(f"{index} has no weight_map: not the index of a sharded checkpoint")
+    names = sorted({str(name) for name in weight_map.values()})
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ModelInvalid(f"{index} names a file outside its directory: {outside[0]}")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ModelNotFound(f"{index} names files that are not there: {', '.join(missing)}")
+    return [index.parent / name for name in names]
+
+
+def _flavour_of(tensors: Tensors, source: Path) -> Flavour:
+    marked = [f for f in flavours.FLAVOURS if f.mark in tensors]
+    if len(marked) == 1:
+        return marked[0]
+    if marked:
+        raise ModelInvalid(f"{source} mixes both flavours of CSM's tensor names: convert one of them")
+    looked = " or ".join(f"{f.mark} ({f.name})" for f in flavours.FLAVOURS)
+    raise ModelInvalid(f"{source} is no CSM checkpoint: it has no tensor {looked}")
+
+
+def _table_sizes(tensors: Tensors, flavour: Flavour) -> settings.TableSizes:
+    """What shapes tell; a missing or misshapen table is an error here, for nothing else can be said then."""
+    weights = Weights(tensors, flavour)
+    names = [weights.table_source(n) for n in ("text_embd", "audio_embd", "projection")] + [flavour.output]
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ModelInvalid(f"the checkpoint lacks tensors: {', '.join(missing)}")
+    shapes = [tensors.shape(name) for name in names]
+    flat = [f"{n} has shape {list(s)}" for n, s in zip(names, shapes, strict=True) if len(s) != 2 or 0 in s]
+    if flat:
+        raise ModelInvalid(f"the checkpoint is misshapen, two dimensions are needed: {'; '.join(flat)}")
+    text, audio, projection, output = shapes
+    return settings.TableSizes(
+        text_vocab=text[0],
+        audio_rows=audio[0],
+        audio_vocab=output[0],
+        backbone_width=text[1],
+        decoder_width=projection[0],
+        backbone_layers=flavours.count_layers(tensors, flavour, BACKBONE),
+        decoder_layers=flavours.count_layers(tensors, flavour, DECODER),
+    )
+
+
+class _Floats(Mapping[str, NDArray[np.float32]]):
+    """Tensors as float32 arrays, converted when asked for."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self._tensors[name].float32()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+
+def _codec(
+    tensors: Tensors, config_json: Mapping[str, Any] | None, folder: Path, codec_weights: Path | None
+) -> tuple[Mapping[str, NDArray[np.float32]], MimiConfig]:
+    """The codec's tensors and sizes: from ``codec_weights``, the checkpoint itself, or a Mimi beside it."""
+    own = any(name.startswith(CODEC_MARK) for name in tensors)
+    declared = (config_json or {}).get("codec_config")
+    if codec_weights is None and own:
+        return _Floats(tensors), settings.mimi_config(declared)
+    if codec_weights is None:
+        beside = sorted(folder.glob(MIMI_PATTERN))
+        if len(beside) != 1:
+            raise ModelInvalid(f"the checkpoint holds no codec: {CODEC_HINT}")
+        codec_weights = beside[0]
+    found = _Floats(Tensors(weight_files(codec_weights)))
+    if codec_names.is_moshi_codec(found):
+        read = codec_names.moshi_config(found)
+        # A described codec knows what shapes do not tell: the split into heads, the context.
+        return found, settings.mimi_config(declared) if declared else read
+    config_beside = _read_json(weight_files(codec_weights)[0].parent / "config.json")
+    if config_beside is not None and "codec_config" in config_beside:
+        config_beside = config_beside["codec_config"]
+    return found, settings.mimi_config(declared or config_beside)
+
+
+def _tokenizer(place: Path, config: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
+    """The text of ``tokenizer.json`` and the ids around a text segment."""
+    path = place / "tokenizer.json" if place.is_dir() else place
+    if not path.is_file():
+        raise ModelNotFound(
+            f"{path}: no such tokenizer; give CSM's, which is Llama 3.2's tokenizer.json, with --tokenizer"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        parsed = json.loads(text)
+        if not isinstance(parsed, dict) or "model" not in parsed:
+            raise ValueError("no model in it")
+    except (OSError, ValueError) as error:
+        raise ModelInvalid(f"{path} is no tokenizer.json: {error}") from error
+    names = _read_json(path.parent / "tokenizer_config.json") or {}
+    return text, settings.special_ids(parsed, names, config)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file, None where there is no file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelInvalid(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelInvalid(f"{path} holds no JSON object")
+    return content
+
+
+def with_overrides(checkpoint: Checkpoint, *, name: str | None, prompt_template: str | None) -> Checkpoint:
+    """The checkpoint under another name or prompt template."""
+    config = replace(
+        checkpoint.config,
+        name=name or checkpoint.config.name or "csm",
+        prompt_template=prompt_template or checkpoint.config.prompt_template,
+    )
+    found = contradictions(config)
+    if found:
+        raise ModelInvalid("; ".join(found))
+    return replace(checkpoint, config=config)
+
+
+def shard_names(paths: Sequence[Path]) -> str:
+    """Files for a progress line."""
+    return ", ".join(p.name for p in paths)

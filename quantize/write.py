@@ -1,0 +1,103 @@
+"""Writing a bundle: the header from the schema, then one tensor after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFWriter
+from numpy.typing import NDArray
+
+from csm_hybrid.model import schema
+from csm_hybrid.model.config import ModelConfig
+from csm_hybrid.model.ggml import GGMLType, row_bytes
+from csm_hybrid.model.values import values_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to write: its bytes come in pieces, made when the file is ready for them."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]  # row-major
+    pieces: Callable[[], Iterable[NDArray[Any]]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        rows = int(np.prod(self.shape[:-1], dtype=np.int64))
+        return rows * row_bytes(self.type, self.shape[-1])
+
+
+PIECE = 64 << 20
+"""Bytes of a file that are copied at a time."""
+
+
+def file_entry(name: str, path: Path) -> Entry:
+    """A whole file as an I8 tensor, mapped a piece at a time."""
+    size = path.stat().st_size
+
+    def pieces() -> Iterator[NDArray[Any]]:
+        for start in range(0, size, PIECE):
+            yield np.fromfile(path, np.int8, min(PIECE, size - start), offset=start)
+
+    return Entry(name, GGMLType.I8, (size,), pieces)
+
+
+def write_bundle(
+    path: Path,
+    config: ModelConfig,
+    tokenizer_json: str,
+    entries: Iterable[Entry],
+    progress: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Write a bundle at ``path``; ``progress`` is told the bytes of every piece.
+
+    Raises OSError where the disk is full; the file is then incomplete and the caller's to remove.
+    """
+    entries = list(entries)
+    writer = GGUFWriter(path, schema.ARCHITECTURE)
+    writer.add_custom_alignment(schema.ALIGNMENT)
+    writer.add_quantization_version(2)
+    writer.add_name(config.name)
+    for key, (kind, value) in values_of(config).items():
+        _ADD[kind](writer, key, value)
+    writer.add_string(schema.TOKENIZER_KEY, tokenizer_json)
+    for entry in entries:
+        writer.add_tensor_info(
+            entry.name, entry.shape, np.dtype(np.float32), entry.size, raw_dtype=entry.type
+        )
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        file = writer.fout[0]
+        for entry in entries:
+            writer.write_padding(file, file.tell())
+            written = 0
+            for piece in entry.pieces():
+                np.ascontiguousarray(piece).tofile(file)
+                written += piece.nbytes
+                progress(piece.nbytes)
+            if written != entry.size:
+                raise RuntimeError(f"{entry.name} gave {written} bytes instead of {entry.size}")
+        writer.write_padding(file, file.tell())
+    finally:
+        writer.close()
+
+
+def _add_integers(writer: GGUFWriter, key: str, values: tuple[int, ...]) -> None:
+    writer.add_array(key, list(values))
+
+
+_ADD: dict[str, Callable[[GGUFWriter, str, Any], None]] = {
+    "u32": GGUFWriter.add_uint32,
+    "f64": GGUFWriter.add_float64,
+    "str": GGUFWriter.add_string,
+    "u32[]": _add_integers,
+}
