@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,8 @@ def _directory_files(folder: Path, index_file: str | None) -> list[Path]:
     raise ModelNotFound(f"{folder} holds no safetensors checkpoint (looked for {SINGLE_NAME}, *.safetensors)")
 
 
-def _indexed_files(index: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, sorted; they lie beside it."""
     content = _read_json(index) or {}
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -134,6 +135,11 @@ def _indexed_files(index: Path) -> list[Path]:
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise ModelInvalid(f"{index} names a file outside its directory: {outside[0]}")
+    return names
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    names = shard_names(index)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise ModelNotFound(f"{index} names files that are not there: {', '.join(missing)}")
@@ -258,8 +264,3 @@ def with_overrides(checkpoint: Checkpoint, *, name: str | None, prompt_template:
     if found:
         raise ModelInvalid("; ".join(found))
     return replace(checkpoint, config=config)
-
-
-def shard_names(paths: Sequence[Path]) -> str:
-    """Files for a progress line."""
-    return ", ".join(p.name for p in paths)
