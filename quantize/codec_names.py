@@ -6,7 +6,8 @@ that
 
 - moshi keeps Q, K and V in one matrix, and its Q and K rows are interleaved pairs; transformers has three
   matrices with Q and K rows in rotate-half order, made by
-  ``view(heads, head_dim / 2, 2, in).transpose(1, 2)`` (its ``convert_mimi_checkpoint_to_pytorch.py``), which is undone here;
+  ``view(heads, head_dim / 2, 2, in).transpose(1, 2)`` (its ``convert_mimi_checkpoint_to_pytorch.py``),
+  which is undone here;
 - a codebook is stored as running sums: a row is ``embedding_sum / cluster_usage.clamp(1e-5)``
   (moshi ``quantization/core_vq.py``).
 

@@ -1,1 +1,62 @@
-"""The Mimi codec: frames of codes to sound and back."""
+"""The Mimi codec: frames of codes to sound.
+
+:func:`open_codec` gives a :class:`Codec` from a model file. Its weights are read once and shared by all
+streams; what one stream remembers from call to call is a state, made by ``new_state()`` and passed in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_hybrid.codec.native import NativeCodec, tensors_of
+from csm_hybrid.errors import InputError
+
+if TYPE_CHECKING:
+    from csm_hybrid import _native
+    from csm_hybrid.model.bundle import Bundle
+
+CodecKind = Literal["native", "moshi"]
+
+
+class Codec(Protocol):
+    """Frames of codes to samples, streaming."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second."""
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples per frame of codes."""
+
+    def new_state(self) -> Any:
+        """A stream of sound that begins; belongs to this codec."""
+
+    def decode(self, states: list[Any], codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Samples (B, F * frame_samples) float32 of the next F frames of B streams; the states move on.
+
+        ``codes`` (B, F, K) int32; K may exceed the number of codebooks that the codec was opened with, the
+        first ones are used. Codes outside a codebook (the reserved ones) count as its nearest entry.
+        """
+
+
+def open_codec(
+    bundle: Bundle, pool: _native.ThreadPool, *, kind: CodecKind = "native", codebooks: int | None = None
+) -> Codec:
+    """The codec of a model file.
+
+    ``codebooks`` decodes only the first so many (all, when None): less detail, hardly less work. Raises
+    InputError for a number that the codec does not have, ModelInvalid for tensors that do not fit.
+    """
+    config = bundle.config.codec
+    if codebooks is not None and not config.semantic_codebooks <= codebooks <= config.codebooks:
+        raise InputError(
+            f"cannot decode {codebooks} codebooks: this model's codec takes "
+            f"{config.semantic_codebooks} to {config.codebooks}"
+        )
+    if kind == "native":
+        return NativeCodec(config, tensors_of(bundle), pool, codebooks=codebooks)
+    raise InputError(f"no codec is called {kind!r}; choose native")

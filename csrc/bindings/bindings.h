@@ -7,5 +7,6 @@
 namespace csm {
 
 void bind_runtime(pybind11::module_ &m);  // instruction sets, thread pool
+void bind_mimi(pybind11::module_ &m);     // the codec
 
 }  // namespace csm

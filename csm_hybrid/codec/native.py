@@ -1,0 +1,78 @@
+"""The codec in C++ (csrc/mimi), for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_hybrid import _native
+from csm_hybrid.codec.schema import decoder_shapes
+from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.model.config import MimiConfig
+
+if TYPE_CHECKING:
+    from csm_hybrid.model.bundle import Bundle
+
+Floats = NDArray[np.float32]
+
+_DTYPES: dict[int, type[np.floating[Any]]] = {0: np.float32, 1: np.float16}  # by GGML type id
+
+
+class NativeCodec:
+    """Streaming Mimi on float32 weights; see :class:`csm_hybrid.codec.Codec`.
+
+    Samples are the same bit for bit however frames are cut into calls, streams grouped and threads counted;
+    between instruction sets they differ by rounding.
+    """
+
+    def __init__(
+        self,
+        config: MimiConfig,
+        tensors: Mapping[str, Floats],
+        pool: _native.ThreadPool,
+        *,
+        codebooks: int | None = None,
+    ) -> None:
+        """``tensors``: canonical names (:mod:`csm_hybrid.codec.schema`), float32. Raises ModelInvalid."""
+        self.config = config
+        self._codebooks = config.codebooks if codebooks is None else codebooks
+        wanted = {name: tensors[name] for name in decoder_shapes(config) if name in tensors}
+        try:
+            self._decoder = _native.MimiDecoder(config=config, tensors=wanted, pool=pool)
+        except ValueError as error:
+            raise ModelInvalid(str(error)) from error
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second."""
+        return self.config.sample_rate
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples per frame of codes."""
+        return self.config.frame_samples
+
+    def new_state(self) -> _native.MimiDecoderState:
+        """A stream of sound that begins."""
+        return self._decoder.new_state()
+
+    def decode(self, states: list[_native.MimiDecoderState], codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See :meth:`csm_hybrid.codec.Codec.decode`. Raises ValueError for shapes that do not fit."""
+        codes = np.ascontiguousarray(codes, dtype=np.int32)
+        return self._decoder.decode(states=states, codes=codes, codebooks=self._codebooks)
+
+
+def tensors_of(bundle: Bundle) -> dict[str, Floats]:
+    """The codec's tensors of a model file as float32 arrays: views of the file where it holds float32."""
+    out: dict[str, Floats] = {}
+    for name, view in bundle.codec_tensors().items():
+        dtype = _DTYPES.get(view.type)
+        if dtype is None:
+            raise ModelInvalid(
+                f"{bundle.path}: codec tensor {name} has GGML type {view.type}, not F32 or F16"
+            )
+        out[name] = np.ascontiguousarray(view.data.view(dtype).reshape(view.shape), dtype=np.float32)
+    return out

@@ -1,0 +1,139 @@
+#include "bindings.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+
+#include "mimi/decoder.h"
+#include "thread_pool.h"
+
+namespace py = pybind11;
+
+namespace csm {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Codes = py::array_t<int, py::array::c_style>;
+
+template <class T>
+T field(const py::object &config, const char *name) {
+  try {
+    return config.attr(name).cast<T>();
+  } catch (const py::error_already_set &) {
+    throw std::invalid_argument(std::string("codec configuration: no field ") + name);
+  } catch (const py::cast_error &) {
+    throw std::invalid_argument(std::string("codec configuration: ") + name + " has the wrong type");
+  }
+}
+
+mimi::Config config_of(const py::object &from) {
+  mimi::Config c;
+  c.sample_rate = field<int>(from, "sample_rate");
+  c.frame_samples = field<int>(from, "frame_samples");
+  c.codebooks = field<int>(from, "codebooks");
+  c.semantic_codebooks = field<int>(from, "semantic_codebooks");
+  c.codebook_size = field<int>(from, "codebook_size");
+  c.codebook_dim = field<int>(from, "codebook_dim");
+  c.width = field<int>(from, "width");
+  c.filters = field<int>(from, "filters");
+  c.ratios = field<std::vector<int>>(from, "ratios");
+  c.kernel = field<int>(from, "kernel");
+  c.residual_kernel = field<int>(from, "residual_kernel");
+  c.last_kernel = field<int>(from, "last_kernel");
+  c.residual_layers = field<int>(from, "residual_layers");
+  c.dilation_growth = field<int>(from, "dilation_growth");
+  c.compress = field<int>(from, "compress");
+  c.layers = field<int>(from, "layers");
+  c.heads = field<int>(from, "heads");
+  c.kv_heads = field<int>(from, "kv_heads");
+  c.head_dim = field<int>(from, "head_dim");
+  c.ffn = field<int>(from, "ffn");
+  c.context = field<int>(from, "context");
+  c.rope_theta = field<float>(from, "rope_theta");
+  c.norm_eps = field<float>(from, "norm_eps");
+  c.upsample_groups = field<int>(from, "upsample_groups");
+  return c;
+}
+
+// Views of float32 arrays; the arrays must outlive them.
+mimi::Tensors tensors_of(const py::dict &from) {
+  std::unordered_map<std::string, mimi::Tensor> out;
+  for (const auto &[key, value] : from) {
+    const std::string name = py::cast<std::string>(key);
+    if (!py::isinstance<Floats>(value))
+      throw py::type_error("tensor " + name + " must be a C-contiguous float32 array");
+    const Floats array = py::reinterpret_borrow<Floats>(value);
+    out[name] = {array.data(), std::vector<long>(array.shape(), array.shape() + array.ndim())};
+  }
+  return mimi::Tensors(std::move(out));
+}
+
+std::shared_ptr<ThreadPool> pool_of(std::shared_ptr<ThreadPool> pool) {
+  return pool ? pool : std::make_shared<ThreadPool>(1);
+}
+
+struct PyDecoder {
+  PyDecoder(const py::object &config, py::dict tensors, std::shared_ptr<ThreadPool> pool)
+      : held(std::move(tensors)), pool(pool_of(std::move(pool))), core(config_of(config), tensors_of(held)) {}
+
+  py::dict held;  // the codebooks are read in place
+  std::shared_ptr<ThreadPool> pool;
+  mimi::Decoder core;
+};
+
+Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, const Codes &codes, int codebooks) {
+  const mimi::Config &config = self.core.config();
+  if (codes.ndim() != 3 || codes.shape(0) != static_cast<ptrdiff_t>(states.size()))
+    throw std::invalid_argument("codes must be (streams, frames, codebooks) with one stream per state, " +
+                                std::to_string(states.size()) + " states given");
+  const int stored = static_cast<int>(codes.shape(2)), frames = static_cast<int>(codes.shape(1));
+  const int used = codebooks == 0 ? std::min(stored, config.codebooks) : codebooks;
+  if (used < 1 || used > stored || used > config.codebooks)
+    throw std::invalid_argument("cannot decode " + std::to_string(used) + " codebooks: the codes hold " +
+                                std::to_string(stored) + ", the codec " + std::to_string(config.codebooks));
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (states[i] == nullptr) throw std::invalid_argument("a state is None");
+    if (states[i]->owner != &self.core) throw std::invalid_argument("a state belongs to another decoder");
+    for (size_t j = 0; j < i; ++j)
+      if (states[i] == states[j]) throw std::invalid_argument("the same state is given twice");
+  }
+  Floats out({codes.shape(0), static_cast<ptrdiff_t>(frames) * config.frame_samples});
+  const int *in = codes.data();
+  float *samples = out.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    self.core.decode(*self.pool, states, in, frames, stored, used, samples);
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_mimi(py::module_ &m) {
+  py::class_<mimi::DecoderState>(m, "MimiDecoderState",
+        "What one stream of sound remembers from frame to frame. Made by MimiDecoder.new_state().")
+      .def_property_readonly("frames", [](const mimi::DecoderState &s) { return s.frames; }, "Frames decoded so far.")
+      .def_property_readonly("bytes", &mimi::DecoderState::bytes, "Bytes that the state takes.");
+  py::class_<PyDecoder>(m, "MimiDecoder",
+        "Frames of codes to samples, streaming.\n\n"
+        "config: a MimiConfig. tensors: canonical name to C-contiguous float32 array (csm_hybrid.codec.schema);\n"
+        "the codebooks are used in place, all else is copied. pool: the threads to run on (one, when None).\n\n"
+        "Raises ValueError when the configuration breaks a rule or, all together, for tensors that are missing\n"
+        "or misshapen; TypeError for an array that is not C-contiguous float32.")
+      .def(py::init<const py::object &, py::dict, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
+           py::arg("tensors"), py::arg("pool") = nullptr)
+      .def("new_state", [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core.new_state()); }, "A stream that begins.",
+           py::keep_alive<0, 1>())
+      .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes").noconvert(),
+           py::arg("codebooks") = 0,
+           "Samples (B, F * frame_samples) float32 of the next F frames of B streams; states move on.\n\n"
+           "states: B different states of this decoder. codes: (B, F, K) int32, C-contiguous; codes outside a\n"
+           "codebook count as its nearest entry. codebooks: how many of the K to use, 0 for all.\n\n"
+           "The samples are the same bit for bit however frames are cut into calls and streams grouped.\n"
+           "Raises ValueError for shapes that do not fit, foreign or repeated states.");
+}
+
+}  // namespace csm

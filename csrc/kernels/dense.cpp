@@ -1,0 +1,28 @@
+#include "kernels/dense.h"
+
+#include "isa.h"
+
+namespace csm {
+
+int dense_panels(const DenseKernels &kernels, int n) { return (n + kernels.panel - 1) / kernels.panel; }
+
+size_t dense_packed_size(const DenseKernels &kernels, int n, int k) {
+  const int padded = n == 1 ? 1 : (n + kernels.lane - 1) / kernels.lane * kernels.lane;
+  return static_cast<size_t>(padded) * static_cast<size_t>(k);
+}
+
+const DenseKernels &dense_kernels() {
+  switch (active_isa()) {
+#if defined(__x86_64__)
+    case Isa::avx2: return kDenseAvx2;
+    case Isa::avx512:
+    case Isa::avx512_vnni: return kDenseAvx512;
+#elif defined(__aarch64__)
+    case Isa::neon:
+    case Isa::neon_dotprod: return kDenseNeon;
+#endif
+    default: return kDenseScalar;
+  }
+}
+
+}  // namespace csm

@@ -1,0 +1,308 @@
+#include "mimi/decoder.h"
+
+#include <algorithm>
+
+namespace csm::mimi {
+namespace {
+
+// Frames of all streams that go through the weight-heavy stages at once: enough rows to reuse a weight read from
+// memory, few enough for the activations to stay in the cache.
+constexpr int kFramesPerPass = 32;
+
+// The first blocks hold most of the weights and few steps, they run on a whole pass; the later ones hold few weights
+// and many steps, they run frame by frame so that their activations stay in the cache.
+constexpr size_t kWholeBlocks = 1;
+
+DecoderBlock load_block(Tensors &tensors, const Config &config, int index, int channels) {
+  const std::string at = "dec.block." + std::to_string(index);
+  DecoderBlock block;
+  block.up = load_transposed(tensors, at + ".up", channels, channels / 2, config.ratios[static_cast<size_t>(index)], 1,
+                             true);
+  const int out = channels / 2, hidden = out / config.compress;
+  int dilation = 1;
+  for (int j = 0; j < config.residual_layers; ++j, dilation *= config.dilation_growth) {
+    const std::string res = at + ".res." + std::to_string(j);
+    block.residuals.push_back(
+        {load_conv(tensors, res + ".conv1", hidden, out, config.residual_kernel, 1, dilation, true),
+         load_conv(tensors, res + ".conv2", out, hidden, 1, 1, 1, true)});
+  }
+  return block;
+}
+
+void load_quantizer(DecoderWeights &w, Tensors &tensors, const Config &config) {
+  const long size = config.codebook_size, dim = config.codebook_dim, width = config.width;
+  for (int k = 0; k < config.codebooks; ++k)
+    w.codebooks.push_back(tensors.get("rvq.codebook." + std::to_string(k), {size, dim}));
+  const float *semantic = tensors.get("rvq.semantic.out_proj.weight", {width, dim});
+  const float *acoustic = tensors.get("rvq.acoustic.out_proj.weight", {width, dim});
+  if (!tensors.good()) return;
+  std::vector<float> joined;
+  for (long n = 0; n < width; ++n) {
+    joined.insert(joined.end(), semantic + n * dim, semantic + (n + 1) * dim);
+    joined.insert(joined.end(), acoustic + n * dim, acoustic + (n + 1) * dim);
+  }
+  w.out_proj = pack(joined.data(), row_major(config.width, 2 * config.codebook_dim), nullptr);
+}
+
+void load_upsample(DecoderWeights &w, Tensors &tensors, const Config &config) {
+  const int kernel = 2 * config.stride();
+  w.upsample_conv.in = config.width;
+  w.upsample_conv.taps = 2;
+  if (config.upsample_groups < config.width) {
+    w.upsample_conv = load_transposed(tensors, "upsample", config.width, config.width, config.stride(),
+                                      config.upsample_groups, false);
+    return;
+  }
+  const float *from = tensors.get("upsample.weight", {config.width, 1, kernel});
+  w.upsample.resize(static_cast<size_t>(kernel) * static_cast<size_t>(config.width));
+  if (!from) return;
+  for (int c = 0; c < config.width; ++c)
+    for (int p = 0; p < kernel; ++p) w.upsample[static_cast<size_t>(p * config.width + c)] = from[c * kernel + p];
+}
+
+}  // namespace
+
+std::vector<const Conv *> DecoderWeights::convs() const {
+  std::vector<const Conv *> all = {&upsample_conv, &conv_in};
+  for (const DecoderBlock &block : blocks) {
+    all.push_back(&block.up);
+    for (const Residual &residual : block.residuals) all.push_back(&residual.conv1);
+  }
+  all.push_back(&conv_out);
+  return all;
+}
+
+size_t DecoderState::bytes() const {
+  size_t floats = 0;
+  for (const KvCache &cache : transformer.layers) floats += cache.keys.size() + cache.values.size();
+  for (const Buffer &context : contexts.kept) floats += context.size();
+  return floats * sizeof(float);
+}
+
+Decoder::Decoder(const Config &config, Tensors tensors) : config_(config) {
+  config.check();
+  DecoderWeights &w = weights_;
+  load_quantizer(w, tensors, config);
+  load_upsample(w, tensors, config);
+  w.transformer = load_transformer(tensors, "dec.tfm", config);
+  int channels = config.filters << config.ratios.size();
+  w.conv_in = load_conv(tensors, "dec.conv_in", channels, config.width, config.kernel, 1, 1, true);
+  for (size_t i = 0; i < config.ratios.size(); ++i, channels /= 2)
+    w.blocks.push_back(load_block(tensors, config, static_cast<int>(i), channels));
+  w.conv_out = load_conv(tensors, "dec.conv_out", 1, channels, config.last_kernel, 1, 1, true);
+  tensors.check();
+  int slot = 0;
+  for (const Conv *conv : w.convs()) const_cast<Conv *>(conv)->slot = slot++;
+}
+
+DecoderState Decoder::new_state() const {
+  DecoderState state;
+  state.owner = this;
+  state.transformer = make_state(weights_.transformer);
+  make_contexts(state.contexts, weights_.convs());
+  return state;
+}
+
+// What all members need to know of one pass.
+struct Decoder::Pass {
+  std::vector<TransformerState *> transformers;
+  std::vector<Contexts *> contexts;
+  const int *codes;
+  ptrdiff_t stream_codes;  // codes from one stream to the next
+  int frames;
+  int code_stride;
+  int codebooks;
+  float *out;
+  ptrdiff_t stream_samples;  // samples from one stream to the next
+
+  int streams() const { return static_cast<int>(contexts.size()); }
+};
+
+void Decoder::decode(ThreadPool &pool, const std::vector<DecoderState *> &states, const int *codes, int frames,
+                     int code_stride, int codebooks, float *out) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const int streams = static_cast<int>(states.size());
+  if (streams == 0 || frames == 0) return;
+  const int most = std::max(1, kFramesPerPass / streams);
+  reserve(streams, std::min(frames, most), pool.threads());
+  Pass pass = {{}, {}, codes, ptrdiff_t{frames} * code_stride, 0, code_stride, codebooks, out,
+               ptrdiff_t{frames} * config_.frame_samples};
+  for (DecoderState *state : states) {
+    pass.transformers.push_back(&state->transformer);
+    pass.contexts.push_back(&state->contexts);
+    state->frames += frames;
+  }
+  for (int first = 0; first < frames; first += most) {
+    pass.frames = std::min(most, frames - first);
+    pass.codes = codes + ptrdiff_t{first} * code_stride;
+    pass.out = out + ptrdiff_t{first} * config_.frame_samples;
+    pool.run([&](int index) { run({&pool, index, pool.threads()}, pass); });
+  }
+}
+
+// --- one pass ------------------------------------------------------------------------------------------------------
+
+int Decoder::steps_before(size_t block) const {
+  int steps = config_.stride();
+  for (size_t b = 0; b < block; ++b) steps *= config_.ratios[b];
+  return steps;
+}
+
+const Conv &Decoder::conv_after(size_t block) const {
+  return block + 1 < weights_.blocks.size() ? weights_.blocks[block + 1].up : weights_.conv_out;
+}
+
+void Decoder::reserve(int streams, int frames, int members) {
+  const int rows = streams * frames, steps = frames * config_.stride();
+  scratch_.sums.need(static_cast<size_t>(rows) * static_cast<size_t>(2 * config_.codebook_dim));
+  scratch_.latent.need(signal_size(streams, weights_.upsample_conv.context(), frames, config_.width));
+  scratch_.hidden.need(signal_size(streams, weights_.conv_in.context(), steps, config_.width));
+  scratch_.transformer.need(weights_.transformer, rows * config_.stride(), members);
+  const Conv &first = conv_after(static_cast<size_t>(-1));
+  for (Buffer &between : scratch_.between) between.need(signal_size(streams, first.context(), steps, first.in));
+  for (size_t b = 0; b < weights_.blocks.size(); ++b)
+    b < kWholeBlocks ? reserve_block(b, streams, frames) : reserve_block(b, 1, 1);
+}
+
+void Decoder::reserve_block(size_t index, int streams, int frames) {
+  const DecoderBlock &block = weights_.blocks[index];
+  const int steps = frames * steps_before(index + 1), channels = block.up.out;
+  scratch_.raw.need(signal_size(streams, 0, steps, channels));
+  for (const Residual &residual : block.residuals) {
+    scratch_.active.need(signal_size(streams, residual.conv1.context(), steps, channels));
+    scratch_.inner.need(signal_size(streams, 0, steps, residual.conv1.out));
+    scratch_.windows.need(window_scratch(residual.conv1, streams, steps));
+  }
+  for (Buffer &between : scratch_.between)
+    between.need(signal_size(streams, conv_after(index).context(), steps, channels));
+}
+
+void Decoder::look_up(const Member &member, const Pass &pass) {
+  const int dim = config_.codebook_dim;
+  const Range share = member.share(pass.streams() * pass.frames);
+  for (int r = share.begin; r < share.end; ++r) {
+    float *sums = scratch_.sums.data() + ptrdiff_t{r} * 2 * dim;
+    std::fill_n(sums, 2 * dim, 0.0f);
+    const int *codes =
+        pass.codes + (r / pass.frames) * pass.stream_codes + ptrdiff_t{r % pass.frames} * pass.code_stride;
+    for (int k = 0; k < pass.codebooks; ++k) {
+      const int code = std::clamp(codes[k], 0, config_.codebook_size - 1);
+      const float *row = weights_.codebooks[static_cast<size_t>(k)] + ptrdiff_t{code} * dim;
+      float *sum = k < config_.semantic_codebooks ? sums : sums + dim;
+      for (int d = 0; d < dim; ++d) sum[d] += row[d];
+    }
+  }
+  member.barrier();
+}
+
+// Latents of the looked-up codes, and from them the transformer's input, `stride` steps a frame.
+Signal Decoder::resample(const Member &member, const Pass &pass) {
+  const int width = config_.width, stride = config_.stride();
+  const Conv &up = weights_.upsample_conv;
+  const Signal latent = signal_at(scratch_.latent.data(), pass.streams(), up.context(), pass.frames, width);
+  const Signal hidden = signal_at(scratch_.hidden.data(), pass.streams(), weights_.conv_in.context(),
+                                  pass.frames * stride, width);
+  const PackedMatrix w = weights_.out_proj.view();
+  const int dims = 2 * config_.codebook_dim;
+  recall(member, up, latent, pass.contexts.data());
+  multiply(member,
+           {&w, {scratch_.sums.data(), pass.streams() * pass.frames, dims, 0}, {nullptr, 1, 0, 0}, nullptr,
+            latent.rows(), {nullptr, 1, 0, 0}, Activation::none},
+           pass.streams() * pass.frames);
+  member.barrier();
+
+  keep(member, up, latent, pass.contexts.data());
+  recall(member, weights_.conv_in, hidden, pass.contexts.data());
+  if (!weights_.depthwise()) {
+    convolve(member, up, latent, {hidden, {}, Activation::none, {}}, nullptr);
+  } else {
+    const Range share = member.share(pass.streams() * hidden.steps);
+    for (int r = share.begin; r < share.end; ++r) {
+      const int stream = r / hidden.steps, step = r % hidden.steps, phase = step % stride;
+      const float *now = latent.fresh_of(stream) + ptrdiff_t{step / stride} * width;
+      const float *tap_now = weights_.upsample.data() + ptrdiff_t{phase} * width;
+      const float *tap_before = tap_now + ptrdiff_t{stride} * width;
+      float *out = hidden.fresh_of(stream) + ptrdiff_t{step} * width;
+      for (int c = 0; c < width; ++c) out[c] = tap_now[c] * now[c] + tap_before[c] * now[c - width];
+    }
+  }
+  member.barrier();
+  return hidden;
+}
+
+// Upsampling and residual blocks; `in` holds elu(x) with the context of block.up, so does what is returned for the
+// next convolution.
+Signal Decoder::run_block(const Member &member, size_t index, const Signal &in, Contexts *const *streams,
+                          Buffer &into) {
+  const DecoderBlock &block = weights_.blocks[index];
+  const Conv &next = conv_after(index);
+  const int steps = in.steps * block.up.phases, channels = block.up.out;
+  const Signal out = signal_at(into.data(), in.streams, next.context(), steps, channels);
+  const Signal raw = signal_at(scratch_.raw.data(), in.streams, 0, steps, channels);
+  const size_t count = block.residuals.size();
+  const auto active_for = [&](size_t j) {
+    return signal_at(scratch_.active.data(), in.streams, block.residuals[j].conv1.context(), steps, channels);
+  };
+  const auto recall_for = [&](size_t j) {
+    j < count ? recall(member, block.residuals[j].conv1, active_for(j), streams) : recall(member, next, out, streams);
+  };
+  recall_for(0);
+  convolve(member, block.up, in, {raw, count ? active_for(0) : out, Activation::elu, {}}, nullptr);
+  member.barrier();
+  for (size_t j = 0; j < count; ++j) {
+    const Residual &residual = block.residuals[j];
+    const Signal inner = signal_at(scratch_.inner.data(), in.streams, 0, steps, residual.conv1.out);
+    convolve(member, residual.conv1, active_for(j), {{}, inner, Activation::elu, {}}, scratch_.windows.data());
+    keep(member, residual.conv1, active_for(j), streams);
+    member.barrier();
+    const bool last = j + 1 == count;
+    recall_for(j + 1);
+    convolve(member, residual.conv2, inner,
+             {last ? Signal{} : raw, last ? out : active_for(j + 1), Activation::elu, raw}, nullptr);
+    member.barrier();
+  }
+  return out;
+}
+
+// The blocks after the whole ones and the last convolution, for one frame of one stream.
+void Decoder::finish_slice(const Member &member, const Pass &pass, const Signal &in, int stream, int frame) {
+  Contexts *const *contexts = pass.contexts.data() + stream;
+  const size_t whole = std::min(kWholeBlocks, weights_.blocks.size());
+  Signal signal = in;
+  for (size_t b = whole; b < weights_.blocks.size(); ++b) {
+    if (b > whole) keep(member, weights_.blocks[b].up, signal, contexts);
+    signal = run_block(member, b, signal, contexts, scratch_.between[(whole + 1 + (b - whole) % 2) % 3]);
+  }
+  if (weights_.blocks.size() > whole) keep(member, weights_.conv_out, signal, contexts);
+  float *samples = pass.out + stream * pass.stream_samples + ptrdiff_t{frame} * config_.frame_samples;
+  convolve(member, weights_.conv_out, signal, {signal_at(samples, 1, 0, config_.frame_samples, 1), {},
+           Activation::none, {}}, nullptr);
+  member.barrier();
+}
+
+void Decoder::run(const Member &member, const Pass &pass) {
+  look_up(member, pass);
+  const Signal hidden = resample(member, pass);
+  run_transformer(member, weights_.transformer, hidden.rows(), pass.streams(), hidden.steps,
+                  pass.transformers.data(), scratch_.transformer);
+
+  Contexts *const *contexts = pass.contexts.data();
+  const Conv &first = conv_after(static_cast<size_t>(-1));
+  Signal signal = signal_at(scratch_.between[0].data(), pass.streams(), first.context(), hidden.steps, first.in);
+  keep(member, weights_.conv_in, hidden, contexts);
+  recall(member, first, signal, contexts);
+  convolve(member, weights_.conv_in, hidden, {{}, signal, Activation::elu, {}}, nullptr);
+  member.barrier();
+  const size_t whole = std::min(kWholeBlocks, weights_.blocks.size());
+  for (size_t b = 0; b < whole; ++b) {
+    keep(member, weights_.blocks[b].up, signal, contexts);
+    signal = run_block(member, b, signal, contexts, scratch_.between[(b + 1) % 3]);
+  }
+  const int steps = signal.steps / pass.frames;
+  for (int stream = 0; stream < pass.streams(); ++stream)
+    for (int frame = 0; frame < pass.frames; ++frame)
+      finish_slice(member, pass, signal.slice(stream, frame * steps, steps), stream, frame);
+  keep(member, conv_after(whole - 1), signal, contexts);
+}
+
+}  // namespace csm::mimi

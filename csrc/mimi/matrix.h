@@ -1,0 +1,32 @@
+// Weight matrices packed for the kernels in force.
+#pragma once
+
+#include <vector>
+
+#include "kernels/dense.h"
+#include "mimi/buffer.h"
+
+namespace csm::mimi {
+
+struct Matrix {
+  int n = 0;    // outputs
+  int k = 0;    // inputs
+  Buffer data;  // packed as PackedMatrix says
+  Buffer bias;  // (n rounded up to a lane)
+
+  PackedMatrix view() const { return {n, k, data.data(), bias.data()}; }
+};
+
+// Where element (output n, input k) of a matrix lies: weights[n_index(n) + k_index(k)].
+struct Layout {
+  std::vector<long> n_offsets;  // (n)
+  std::vector<long> k_offsets;  // (k)
+};
+
+// Packs weights (and a bias of n, or null) for dense_kernels().
+Matrix pack(const float *weights, const Layout &layout, const float *bias);
+
+// Layout of a row-major (n, k) matrix.
+Layout row_major(int n, int k);
+
+}  // namespace csm::mimi

@@ -1,0 +1,35 @@
+#include "mimi/team.h"
+
+#include <algorithm>
+
+namespace csm::mimi {
+namespace {
+
+constexpr int kLeastRows = 12;   // rows in a block, so that a panel's weights are read for a full tile
+constexpr int kImbalance = 20;   // blocks are cut finer until no member has more than 1 / 20 too much
+
+// Blocks of rows per panel that spread panels evenly over the members.
+int row_blocks(int panels, int rows, int members) {
+  const int most = std::max(1, rows / kLeastRows);
+  for (int blocks = 1; blocks < most; ++blocks) {
+    const int items = panels * blocks;
+    const int largest = (items + members - 1) / members * members;
+    if ((largest - items) * kImbalance <= items) return blocks;
+  }
+  return most;
+}
+
+}  // namespace
+
+void multiply(const Member &member, const Product &product, int rows) {
+  const DenseKernels &kernels = dense_kernels();
+  const int panels = dense_panels(kernels, product.w->n);
+  const int blocks = row_blocks(panels, rows, member.count);
+  const Range items = member.share(panels * blocks);
+  for (int item = items.begin; item < items.end; ++item) {
+    const Range block = csm::share(rows, item % blocks, blocks);
+    kernels.multiply(product, item / blocks, block.begin, block.end);
+  }
+}
+
+}  // namespace csm::mimi

@@ -1,0 +1,22 @@
+// One thread's view of a call that all threads of the pool run together.
+#pragma once
+
+#include "kernels/dense.h"
+#include "mimi/matrix.h"
+#include "thread_pool.h"
+
+namespace csm::mimi {
+
+struct Member {
+  ThreadPool *pool;
+  int index;
+  int count;
+
+  void barrier() const { pool->barrier(); }
+  Range share(int items, int grain = 1) const { return csm::share(items, index, count, grain); }
+};
+
+// This member's share of a product of `rows` rows.
+void multiply(const Member &member, const Product &product, int rows);
+
+}  // namespace csm::mimi

@@ -1,0 +1,220 @@
+#include "mimi/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace csm::mimi {
+namespace {
+
+Buffer load_vector(Tensors &tensors, const std::string &name, int n) {
+  const float *from = tensors.get(name, {n});
+  if (!from) return {};
+  Buffer out(static_cast<size_t>(n));
+  std::copy_n(from, n, out.data());
+  return out;
+}
+
+Matrix load_linear(Tensors &tensors, const std::string &name, int out, int in) {
+  const float *from = tensors.get(name + ".weight", {out, in});
+  return from && tensors.good() ? pack(from, row_major(out, in), nullptr) : Matrix{};
+}
+
+Matrix load_qkv(Tensors &tensors, const std::string &name, const Transformer &t) {
+  const long queries = t.heads * t.head_dim, keys = t.kv_heads * t.head_dim;
+  const float *q = tensors.get(name + ".attn_q.weight", {queries, t.width});
+  const float *k = tensors.get(name + ".attn_k.weight", {keys, t.width});
+  const float *v = tensors.get(name + ".attn_v.weight", {keys, t.width});
+  if (!tensors.good()) return {};
+  std::vector<float> joined(q, q + queries * t.width);
+  joined.insert(joined.end(), k, k + keys * t.width);
+  joined.insert(joined.end(), v, v + keys * t.width);
+  return pack(joined.data(), row_major(t.qkv_width(), t.width), nullptr);
+}
+
+const float *row(const Rows &rows, int r) {
+  return rows.base + (r / rows.per_block) * rows.block_stride + (r % rows.per_block) * rows.row_stride;
+}
+
+Rows plain(Buffer &buffer, int rows, int width) { return {buffer.data(), rows, width, 0}; }
+ConstRows readable(const Rows &rows) { return {rows.base, rows.per_block, rows.row_stride, rows.block_stride}; }
+
+struct Call {
+  const Member &member;
+  const Transformer &t;
+  Rows x;
+  int streams;
+  int steps;
+  TransformerState *const *states;
+  TransformerScratch &scratch;
+
+  int rows() const { return streams * steps; }
+};
+
+void normalise(const Call &call, const Buffer &weight, const Buffer &bias) {
+  const Range share = call.member.share(call.rows());
+  for (int r = share.begin; r < share.end; ++r)
+    dense_kernels().layer_norm(row(call.x, r), weight.data(), bias.data(), call.t.norm_eps, call.t.width,
+                               call.scratch.normed.data() + ptrdiff_t{r} * call.t.width);
+  call.member.barrier();
+}
+
+void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows &to, Activation activation) {
+  const PackedMatrix w = matrix.view();
+  const Rows nowhere = {nullptr, 1, 0, 0};
+  const bool plain_output = activation == Activation::none;
+  multiply(call.member,
+           {&w, readable(from), {nullptr, 1, 0, 0}, nullptr, plain_output ? to : nowhere, plain_output ? nowhere : to,
+            activation},
+           call.rows());
+  call.member.barrier();
+}
+
+// x += scale * matrix(from)
+void add_linear(const Call &call, const Matrix &matrix, const Rows &from, const Buffer &scale) {
+  const PackedMatrix w = matrix.view();
+  multiply(call.member,
+           {&w, readable(from), readable(call.x), scale.data(), call.x, {nullptr, 1, 0, 0}, Activation::none},
+           call.rows());
+  call.member.barrier();
+}
+
+// Cosines and sines of every row's position. The angle is a float product of a float frequency, as moshi has it
+// (modules/rope.py): far into a stream its rounding is part of the reference's result.
+void find_turns(const Call &call) {
+  const int pairs = call.t.head_dim / 2;
+  const Range share = call.member.share(call.rows());
+  for (int r = share.begin; r < share.end; ++r) {
+    const auto position = static_cast<float>(call.states[r / call.steps]->position + r % call.steps);
+    float *turns = call.scratch.turns.data() + ptrdiff_t{r} * pairs * 2;
+    for (int i = 0; i < pairs; ++i) {
+      const float angle = call.t.frequencies[static_cast<size_t>(i)] * position;
+      turns[2 * i] = std::cos(angle);
+      turns[2 * i + 1] = std::sin(angle);
+    }
+  }
+}
+
+void rotate(float *x, const float *turns, int head_dim) {
+  for (int i = 0; i < head_dim; i += 2) {
+    const float real = x[i], imaginary = x[i + 1];
+    x[i] = real * turns[i] - imaginary * turns[i + 1];
+    x[i + 1] = real * turns[i + 1] + imaginary * turns[i];
+  }
+}
+
+// All steps of one key-value head of one stream, in order: a step's key takes the slot of the step that has just
+// left its context, so the ring needs no more room than the context.
+void attend_head(const Call &call, KvCache &cache, int stream, int kv_head) {
+  const Transformer &t = call.t;
+  const int group = t.heads / t.kv_heads, hd = t.head_dim, key_stride = t.key_stride(), value_stride = t.value_stride();
+  float *keys = cache.keys.data() + ptrdiff_t{kv_head} * hd * key_stride;
+  float *values = cache.values.data() + ptrdiff_t{kv_head} * t.context * value_stride;
+  float *scores = call.scratch.heads.data() + ptrdiff_t{call.member.index} * (key_stride + value_stride);
+  for (int step = 0; step < call.steps; ++step) {
+    const ptrdiff_t r = ptrdiff_t{stream} * call.steps + step;
+    const long position = call.states[stream]->position + step;
+    const auto slot = static_cast<int>(position % t.context);
+    const float *turns = call.scratch.turns.data() + r * hd;
+    float *q = call.scratch.qkv.data() + r * t.qkv_width() + ptrdiff_t{kv_head} * group * hd;
+    float *k = call.scratch.qkv.data() + r * t.qkv_width() + ptrdiff_t{t.heads + kv_head} * hd;
+    const float *v = k + ptrdiff_t{t.kv_heads} * hd;
+    rotate(k, turns, hd);
+    for (int d = 0; d < hd; ++d) keys[ptrdiff_t{d} * key_stride + slot] = k[d];
+    std::copy_n(v, hd, values + ptrdiff_t{slot} * value_stride);
+    const auto slots = static_cast<int>(std::min<long>(position + 1, t.context));
+    for (int g = 0; g < group; ++g, q += hd) {
+      rotate(q, turns, hd);
+      dense_kernels().attend({q, keys, values, scores, scores + key_stride, hd, slots, key_stride, value_stride,
+                              1 / std::sqrt(static_cast<float>(hd))});
+      std::copy_n(scores + key_stride, hd,
+                  call.scratch.attended.data() + r * t.heads * hd + ptrdiff_t{kv_head * group + g} * hd);
+    }
+  }
+}
+
+void attention(const Call &call, size_t layer) {
+  const Range share = call.member.share(call.streams * call.t.kv_heads);
+  for (int item = share.begin; item < share.end; ++item) {
+    const int stream = item / call.t.kv_heads;
+    attend_head(call, call.states[stream]->layers[layer], stream, item % call.t.kv_heads);
+  }
+  call.member.barrier();
+}
+
+}  // namespace
+
+Transformer load_transformer(Tensors &tensors, const std::string &name, const Config &config) {
+  Transformer t;
+  t.width = config.width;
+  t.heads = config.heads;
+  t.kv_heads = config.kv_heads;
+  t.head_dim = config.head_dim;
+  t.ffn = config.ffn;
+  t.context = config.context;
+  t.norm_eps = config.norm_eps;
+  const float step = -std::log(config.rope_theta) * 2 / static_cast<float>(config.head_dim);
+  for (int i = 0; i < config.head_dim / 2; ++i) t.frequencies.push_back(std::exp(static_cast<float>(i) * step));
+  for (int l = 0; l < config.layers; ++l) {
+    const std::string at = name + "." + std::to_string(l);
+    TransformerLayer layer;
+    layer.attn_norm_weight = load_vector(tensors, at + ".attn_norm.weight", t.width);
+    layer.attn_norm_bias = load_vector(tensors, at + ".attn_norm.bias", t.width);
+    layer.qkv = load_qkv(tensors, at, t);
+    layer.attn_out = load_linear(tensors, at + ".attn_out", t.width, t.heads * t.head_dim);
+    layer.attn_scale = load_vector(tensors, at + ".attn_scale", t.width);
+    layer.ffn_norm_weight = load_vector(tensors, at + ".ffn_norm.weight", t.width);
+    layer.ffn_norm_bias = load_vector(tensors, at + ".ffn_norm.bias", t.width);
+    layer.ffn_up = load_linear(tensors, at + ".ffn_up", t.ffn, t.width);
+    layer.ffn_down = load_linear(tensors, at + ".ffn_down", t.width, t.ffn);
+    layer.ffn_scale = load_vector(tensors, at + ".ffn_scale", t.width);
+    t.layers.push_back(std::move(layer));
+  }
+  return t;
+}
+
+TransformerState make_state(const Transformer &t) {
+  TransformerState state;
+  const size_t heads = static_cast<size_t>(t.kv_heads);
+  for (size_t l = 0; l < t.layers.size(); ++l) {
+    KvCache cache;
+    cache.keys = Buffer(heads * static_cast<size_t>(t.head_dim) * static_cast<size_t>(t.key_stride()));
+    cache.values = Buffer(heads * static_cast<size_t>(t.context) * static_cast<size_t>(t.value_stride()));
+    state.layers.push_back(std::move(cache));
+  }
+  return state;
+}
+
+void TransformerScratch::need(const Transformer &t, int rows, int members) {
+  const auto n = static_cast<size_t>(rows);
+  normed.need(n * static_cast<size_t>(t.width));
+  qkv.need(n * static_cast<size_t>(t.qkv_width()));
+  attended.need(n * static_cast<size_t>(t.heads * t.head_dim));
+  hidden.need(n * static_cast<size_t>(t.ffn));
+  turns.need(n * static_cast<size_t>(t.head_dim));
+  heads.need(static_cast<size_t>(members) * static_cast<size_t>(t.key_stride() + t.value_stride()));
+}
+
+void run_transformer(const Member &member, const Transformer &t, const Rows &x, int streams, int steps,
+                     TransformerState *const *states, TransformerScratch &scratch) {
+  const Call call = {member, t, x, streams, steps, states, scratch};
+  const Rows normed = plain(scratch.normed, call.rows(), t.width);
+  const Rows qkv = plain(scratch.qkv, call.rows(), t.qkv_width());
+  const Rows attended = plain(scratch.attended, call.rows(), t.heads * t.head_dim);
+  const Rows hidden = plain(scratch.hidden, call.rows(), t.ffn);
+  find_turns(call);
+  for (size_t l = 0; l < t.layers.size(); ++l) {
+    const TransformerLayer &layer = t.layers[l];
+    normalise(call, layer.attn_norm_weight, layer.attn_norm_bias);
+    linear(call, layer.qkv, normed, qkv, Activation::none);
+    attention(call, l);
+    add_linear(call, layer.attn_out, attended, layer.attn_scale);
+    normalise(call, layer.ffn_norm_weight, layer.ffn_norm_bias);
+    linear(call, layer.ffn_up, normed, hidden, Activation::gelu);
+    add_linear(call, layer.ffn_down, hidden, layer.ffn_scale);
+  }
+  if (member.index == 0)
+    for (int s = 0; s < streams; ++s) states[s]->position += steps;
+  member.barrier();
+}
+
+}  // namespace csm::mimi
