@@ -11,20 +11,13 @@ from safetensors.numpy import load_file
 
 from csm_hybrid.model.bundle import Bundle, TensorView
 from csm_hybrid.model.ggml import GGMLType, parse_gguf
-from quantize.convert import convert
-from quantize.recipe import recipe_named
-from quantize.source import open_checkpoint, with_overrides
 
 VOICE = Path(__file__).parent / "voice"
 
 
 @pytest.fixture(scope="module")
-def voice_f32(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    path = tmp_path_factory.mktemp("voice") / "voice.gguf"
-    convert(
-        with_overrides(open_checkpoint(VOICE), name="voice", prompt_template=None), path, recipe_named("f32")
-    )
-    return Bundle.open(path)
+def voice_f32(bundles) -> Bundle:
+    return Bundle.open(bundles("voice", "f32"))
 
 
 @pytest.fixture(scope="module")
