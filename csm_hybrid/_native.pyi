@@ -31,3 +31,13 @@ class MimiDecoder:
     def decode(
         self, *, states: list[MimiDecoderState], codes: NDArray[np.int32], codebooks: int = 0
     ) -> NDArray[np.float32]: ...
+
+# ---- single kernels, for tests and benchmarks (kernels.cpp) ----
+
+def kernel_product(
+    *, isa: str, data: NDArray[np.uint8], type: int, rows: int, cols: int, x: NDArray[np.float32]
+) -> NDArray[np.float32]: ...
+def kernel_round(*, isa: str, x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
+def kernel_vector(
+    *, isa: str, name: str, a: NDArray[np.float32], b: NDArray[np.float32]
+) -> NDArray[np.float32]: ...

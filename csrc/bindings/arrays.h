@@ -1,0 +1,40 @@
+// Checks of NumPy arguments that the bindings share.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+namespace csm {
+
+template <class T>
+using Array = pybind11::array_t<T, pybind11::array::c_style>;
+
+inline std::string shape_text(const pybind11::array &array) {
+  std::string out = "(";
+  for (pybind11::ssize_t i = 0; i < array.ndim(); ++i) out += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
+  return out + ")";
+}
+
+// The argument as a C-contiguous array of T and the wanted shape (-1: any size). Nothing is converted: TypeError for
+// another dtype or layout, ValueError for another shape.
+template <class T>
+Array<T> checked(const pybind11::handle &argument, const char *name, const std::vector<pybind11::ssize_t> &shape) {
+  const std::string dtype = pybind11::str(pybind11::dtype::of<T>());
+  if (!Array<T>::check_(argument))
+    throw pybind11::type_error(std::string(name) + " must be a C-contiguous NumPy array of " + dtype);
+  auto array = pybind11::reinterpret_borrow<Array<T>>(argument);
+  bool fits = array.ndim() == static_cast<pybind11::ssize_t>(shape.size());
+  std::string wanted = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    fits = fits && (shape[i] < 0 || array.shape(static_cast<pybind11::ssize_t>(i)) == shape[i]);
+    wanted += (i == 0 ? "" : ", ") + (shape[i] < 0 ? std::string("any") : std::to_string(shape[i]));
+  }
+  if (!fits)
+    throw pybind11::value_error(std::string(name) + " must have the shape " + wanted + "), not " + shape_text(array));
+  return array;
+}
+
+}  // namespace csm

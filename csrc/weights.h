@@ -1,0 +1,76 @@
+// Model weights as they come from a file, and as the kernels take them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "quant_blocks.h"
+#include "thread_pool.h"
+
+namespace csm {
+
+// A tensor in a file: row-major, rows of whole quantisation blocks. Does not own its data.
+struct TensorSource {
+  TensorType type;
+  std::vector<std::int64_t> shape;  // slowest dimension first
+  const std::uint8_t *data;
+  std::size_t bytes;
+};
+using TensorMap = std::map<std::string, TensorSource>;
+
+// Takes tensors out of a map by name, type and shape, and collects all that is wrong with them.
+class TensorReader {
+ public:
+  explicit TensorReader(const TensorMap &tensors) : tensors_(tensors) {}
+
+  // The tensor, or null after noting the problem.
+  const TensorSource *take(const std::string &name, const std::vector<std::int64_t> &shape, bool optional = false);
+  void problem(const std::string &text) { problems_.push_back(text); }
+
+  // Throws std::invalid_argument that lists every problem.
+  void check() const;
+
+ private:
+  const TensorMap &tensors_;
+  std::vector<std::string> problems_;
+};
+
+// Rows that are looked up, not multiplied: kept in the file's own format and place.
+struct EmbeddingTable {
+  TensorType type;
+  std::int64_t rows;
+  int cols;
+  const std::uint8_t *data;
+
+  void row(std::int64_t index, float *out) const;  // out: (cols,)
+};
+
+// Memory that holds all packed matrices, 64-byte aligned, on huge pages where the system has them.
+class WeightArena {
+ public:
+  WeightArena() = default;
+  ~WeightArena();
+  WeightArena(const WeightArena &) = delete;
+  WeightArena &operator=(const WeightArena &) = delete;
+
+  // Once, before any pack(). Throws std::bad_alloc.
+  void reserve(std::size_t bytes);
+
+  // Packs rows [first_row, first_row + rows) of a (..., cols) tensor on all threads of the pool.
+  PanelMatrix pack(const TensorSource &tensor, std::int64_t first_row, int rows, int cols, ThreadPool &pool);
+
+  static std::size_t packed_bytes(TensorType type, int rows, int cols);
+  std::size_t used() const { return used_; }
+
+ private:
+  std::uint8_t *data_ = nullptr;
+  std::size_t mapped_ = 0;
+  std::size_t capacity_ = 0;
+  std::size_t used_ = 0;
+};
+
+}  // namespace csm
