@@ -1,5 +1,8 @@
 """Types of the extension module (csrc/bindings)."""
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +34,68 @@ class MimiDecoder:
     def decode(
         self, *, states: list[MimiDecoderState], codes: NDArray[np.int32], codebooks: int = 0
     ) -> NDArray[np.float32]: ...
+
+# ---- codebook decoder (decoder.cpp) ----
+
+class _Tensor(Protocol):
+    @property
+    def type(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> NDArray[np.uint8]: ...
+
+class Sampler:
+    def __init__(self, *, seed: int, temperature: float, top_k: int) -> None: ...
+    def sample(self, logits: NDArray[np.float32]) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def draws(self) -> int: ...
+
+class EmbeddingTable:
+    def __init__(self, *, data: NDArray[np.uint8], type: int, rows: int, cols: int) -> None: ...
+    def sum_rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+
+class DecoderConfig:
+    def __init__(
+        self,
+        *,
+        layers: int,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        ffn: int,
+        norm_eps: float,
+        rope_theta: float,
+        codebooks: int,
+        vocab: int,
+        input_width: int,
+    ) -> None: ...
+
+class CodebookDecoder:
+    def __init__(
+        self, *, config: DecoderConfig, tensors: Mapping[str, _Tensor], pool: ThreadPool
+    ) -> None: ...
+    def decode_frames(
+        self,
+        *,
+        hidden: NDArray[np.float32],
+        c0_logits: NDArray[np.float32],
+        samplers: list[Sampler],
+    ) -> NDArray[np.int32]: ...
+    def logits(self, *, hidden: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.float32]: ...
+    @property
+    def weight_bytes(self) -> int: ...
 
 # ---- single kernels, for tests and benchmarks (kernels.cpp) ----
 

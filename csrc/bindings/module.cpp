@@ -30,5 +30,6 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "The codebook decoder and the Mimi codec of csm_hybrid, on quantised and float weights.";
   csm::bind_runtime(m);
   csm::bind_mimi(m);
+  csm::bind_decoder(m);
   csm::bind_kernels(m);
 }

@@ -1,0 +1,142 @@
+"""The codebook decoder: from the backbone's hidden state and code 0's logits to a whole frame of codes.
+
+Two engines run the same weights: ``native`` (this project's C++ on the CPU) and ``llama`` (llama.cpp's back
+ends).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csm_hybrid import _native
+from csm_hybrid.errors import EngineError, ModelInvalid
+from csm_hybrid.model.bundle import Bundle, TensorView
+from csm_hybrid.model.config import ModelConfig
+from csm_hybrid.model.ggml import GGMLType
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+
+class CodebookDecoder(Protocol):
+    """What the engine asks of a codebook decoder. B streams, K codebooks, V entries, d_b the backbone's
+    width."""
+
+    def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:
+        """Draw one frame for each stream.
+
+        hidden: (B, d_b) float32, the backbone's last hidden state; c0_logits: (B, V) float32; one sampler for
+        each stream. Returns (B, K) int32, each code in 0 .. V - 1, reserved ones included.
+        """
+
+    def logits(self, *, hidden: Float32, codes: Int32) -> Float32:
+        """Teacher-forced logits (B, K - 1, V) float32 of codes 1 .. K - 1, given hidden (B, d_b) and codes
+        (B, K)."""
+
+
+class NativeDecoder:
+    """The codebook decoder in C++ on packed weights (csrc/codebook_decoder.h)."""
+
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, TensorView], pool: _native.ThreadPool
+    ) -> None:
+        """Pack the weights.
+
+        tensors: the tower's by llama.cpp's names, and ``projection``, ``heads``, ``audio_embd``. They may be
+        dropped afterwards; the audio table's data is kept.
+        Raises ModelInvalid that lists everything missing or misshapen.
+        """
+        named = dict(tensors)
+        named.setdefault("rope_freqs.weight", _divisors(config))
+        try:
+            self._decoder = _native.CodebookDecoder(config=_sizes(config), tensors=named, pool=pool)
+        except ValueError as error:
+            raise ModelInvalid(f"{config.name}: {error}") from error
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, pool: _native.ThreadPool) -> NativeDecoder:
+        """Pack a model file's decoder, then let go of the pages of the file that were read for it."""
+        packed = {**bundle.decoder_tensors(), **{n: bundle.tensor(n) for n in ("projection", "heads")}}
+        decoder = cls(bundle.config, {**packed, "audio_embd": bundle.tensor("audio_embd")}, pool)
+        release_pages(tensor.data for tensor in packed.values())
+        return decoder
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights, which are read for every frame but for its tables."""
+        return self._decoder.weight_bytes
+
+    def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:
+        """See :class:`CodebookDecoder`."""
+        return self._decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
+
+    def logits(self, *, hidden: Float32, codes: Int32) -> Float32:
+        """See :class:`CodebookDecoder`."""
+        return self._decoder.logits(hidden=hidden, codes=codes)
+
+
+def open_decoder(
+    bundle: Bundle, pool: _native.ThreadPool, *, engine: str = "auto", max_streams: int = 1
+) -> CodebookDecoder:
+    """Open a model file's codebook decoder for up to ``max_streams`` streams at once.
+
+    engine: ``native``, ``llama`` or ``auto`` (``llama`` where llama.cpp offloads to a GPU, else ``native``).
+    Raises ModelInvalid for unusable weights, EngineError for an unknown engine.
+    """
+    if engine not in ("auto", "native"):
+        raise EngineError(f"unknown decoder engine {engine!r}; known: auto, native")
+    return NativeDecoder.from_bundle(bundle, pool)
+
+
+def _sizes(config: ModelConfig) -> _native.DecoderConfig:
+    tower = config.decoder
+    return _native.DecoderConfig(
+        layers=tower.layers,
+        width=tower.width,
+        heads=tower.heads,
+        kv_heads=tower.kv_heads,
+        head_dim=tower.head_dim,
+        ffn=tower.ffn,
+        norm_eps=tower.norm_eps,
+        rope_theta=tower.rope_theta,
+        codebooks=config.codebooks,
+        vocab=config.audio_vocab,
+        input_width=config.backbone.width,
+    )
+
+
+def _divisors(config: ModelConfig) -> TensorView:
+    divisors = config.decoder.rope_divisors()
+    return TensorView("rope_freqs.weight", GGMLType.F32, divisors.shape, divisors.view(np.uint8))
+
+
+def release_pages(arrays: Iterable[NDArray[np.uint8]]) -> None:
+    """Drop the whole pages below ``arrays`` from this process's memory where they map a file read-only.
+
+    The data stays readable: it would come back from the file. Arrays in ordinary memory are left alone.
+    """
+    for array in arrays:
+        mapping = _file_mapping(array)
+        if mapping is None or array.size == 0:
+            continue
+        start = np.frombuffer(mapping, dtype=np.uint8).__array_interface__["data"][0]
+        first = array.__array_interface__["data"][0] - start
+        begin = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (first + array.size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if begin < end:
+            mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def _file_mapping(array: NDArray[np.uint8]) -> mmap.mmap | None:
+    """The read-only file mapping that an array looks into, if any."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode != "r":
+            return None
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and hasattr(base, "madvise") else None

@@ -1,0 +1,202 @@
+// Sampler, embedding table and codebook decoder.
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../codebook_decoder.h"
+#include "arrays.h"
+#include "bindings.h"
+
+namespace py = pybind11;
+
+namespace csm {
+namespace {
+
+TensorType tensor_type(int type) {
+  const auto out = static_cast<TensorType>(type);
+  if (type_info(out) == nullptr) throw py::value_error("GGML type " + std::to_string(type) + " is not supported");
+  return out;
+}
+
+// An EmbeddingTable and the array that it reads.
+struct OwnedTable {
+  EmbeddingTable table;
+  Array<std::uint8_t> data;
+};
+
+OwnedTable make_table(const py::object &data, int type, std::int64_t rows, int cols) {
+  auto bytes = checked<std::uint8_t>(data, "data", {-1});
+  TensorMap map{{"data", {tensor_type(type), {rows, cols}, bytes.data(), static_cast<std::size_t>(bytes.size())}}};
+  if (rows < 1 || cols < 1) throw py::value_error("rows and cols must be at least 1");
+  TensorReader reader(map);
+  reader.take("data", {rows, cols});
+  reader.check();
+  return {{tensor_type(type), rows, cols, bytes.data()}, std::move(bytes)};
+}
+
+Array<float> sum_rows(const OwnedTable &owned, const py::object &ids_argument) {
+  const auto ids = checked<std::int64_t>(ids_argument, "ids", {-1, -1});
+  const EmbeddingTable &table = owned.table;
+  const py::ssize_t batch = ids.shape(0), n = ids.shape(1);
+  const std::int64_t *id = ids.data();
+  for (py::ssize_t i = 0; i < ids.size(); ++i)
+    if (id[i] < 0 || id[i] >= table.rows)
+      throw py::index_error("row " + std::to_string(id[i]) + " is outside 0.." + std::to_string(table.rows - 1));
+  Array<float> out({batch, static_cast<py::ssize_t>(table.cols)});
+  float *sum = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    std::fill_n(sum, out.size(), 0.0f);
+    std::vector<float> row(static_cast<std::size_t>(table.cols));
+    for (py::ssize_t b = 0; b < batch; ++b, sum += table.cols)
+      for (py::ssize_t i = 0; i < n; ++i) {
+        table.row(*id++, row.data());
+        for (int k = 0; k < table.cols; ++k) sum[k] += row[static_cast<std::size_t>(k)];
+      }
+  }
+  return out;
+}
+
+// A decoder and the array of the audio table, which it reads in place.
+struct OwnedDecoder {
+  std::unique_ptr<CodebookDecoder> decoder;
+  py::object audio_embd;
+};
+
+std::unique_ptr<OwnedDecoder> make_decoder(const DecoderConfig &config, const py::object &tensors,
+                                           std::shared_ptr<ThreadPool> pool) {
+  TensorMap map;
+  std::vector<py::object> alive;
+  py::object audio_embd = py::none();
+  for (const auto &item : py::dict(tensors)) {
+    const auto name = item.first.cast<std::string>();
+    const auto data = checked<std::uint8_t>(item.second.attr("data"), name.c_str(), {-1});
+    map[name] = {static_cast<TensorType>(item.second.attr("type").cast<int>()),
+                 item.second.attr("shape").cast<std::vector<std::int64_t>>(), data.data(),
+                 static_cast<std::size_t>(data.size())};
+    alive.push_back(data);
+    if (name == "audio_embd") audio_embd = data;
+  }
+  auto out = std::make_unique<OwnedDecoder>();
+  {
+    py::gil_scoped_release release;
+    out->decoder = std::make_unique<CodebookDecoder>(config, map, std::move(pool), kernels());
+  }
+  out->audio_embd = std::move(audio_embd);
+  return out;
+}
+
+Array<std::int32_t> decode_frames(OwnedDecoder &self, const py::object &hidden_argument, const py::object &logits_argument,
+                                  const std::vector<Sampler *> &samplers) {
+  const DecoderConfig &c = self.decoder->config();
+  const auto hidden = checked<float>(hidden_argument, "hidden", {-1, c.input_width});
+  const py::ssize_t streams = hidden.shape(0);
+  const auto c0_logits = checked<float>(logits_argument, "c0_logits", {streams, c.vocab});
+  if (static_cast<py::ssize_t>(samplers.size()) != streams)
+    throw py::value_error("samplers must be one for each of the " + std::to_string(streams) + " streams, not " +
+                          std::to_string(samplers.size()));
+  for (std::size_t i = 0; i < samplers.size(); ++i)
+    for (std::size_t j = 0; j <= i; ++j)
+      if (samplers[i] == nullptr || (j < i && samplers[i] == samplers[j]))
+        throw py::value_error("every stream must have a sampler of its own");
+  Array<std::int32_t> codes({streams, static_cast<py::ssize_t>(c.codebooks)});
+  const float *h = hidden.data(), *l = c0_logits.data();
+  std::int32_t *out = codes.mutable_data();
+  {
+    py::gil_scoped_release release;
+    self.decoder->decode_frames(static_cast<int>(streams), h, l, samplers.data(), out);
+  }
+  return codes;
+}
+
+Array<float> teacher_forced(OwnedDecoder &self, const py::object &hidden_argument, const py::object &codes_argument) {
+  const DecoderConfig &c = self.decoder->config();
+  const auto hidden = checked<float>(hidden_argument, "hidden", {-1, c.input_width});
+  const py::ssize_t streams = hidden.shape(0);
+  const auto codes = checked<std::int32_t>(codes_argument, "codes", {streams, c.codebooks});
+  Array<float> out({streams, static_cast<py::ssize_t>(c.codebooks - 1), static_cast<py::ssize_t>(c.vocab)});
+  const float *h = hidden.data();
+  const std::int32_t *given = codes.data();
+  float *logits = out.mutable_data();
+  {
+    py::gil_scoped_release release;
+    self.decoder->logits(static_cast<int>(streams), h, given, logits);
+  }
+  return out;
+}
+
+void bind_sampler(py::module_ &m) {
+  py::class_<Sampler>(m, "Sampler",
+                      "Draws one code at a time from logits; one for each stream.\n\n"
+                      "temperature 0 is greedy and ignores the seed; top_k <= 0 keeps every entry. Entries tied with the\n"
+                      "top_k-th largest are kept, NaN is never chosen, equal scores go to the lowest entry. The n-th draw of\n"
+                      "a seed depends on the logits alone.\n\n"
+                      "Raises ValueError for a negative or non-finite temperature.")
+      .def(py::init([](std::uint64_t seed, float temperature, int top_k) {
+             return Sampler({seed, temperature, top_k});
+           }),
+           py::kw_only(), py::arg("seed"), py::arg("temperature"), py::arg("top_k"))
+      .def(
+          "sample",
+          [](Sampler &self, const py::object &logits_argument) {
+            const auto logits = checked<float>(logits_argument, "logits", {-1});
+            if (logits.size() == 0) throw py::value_error("logits must not be empty");
+            return self.sample(logits.data(), static_cast<int>(logits.size()));
+          },
+          py::arg("logits"), "One code from logits (V,) float32.")
+      .def_property_readonly("seed", [](const Sampler &self) { return self.config().seed; })
+      .def_property_readonly("temperature", [](const Sampler &self) { return self.config().temperature; })
+      .def_property_readonly("top_k", [](const Sampler &self) { return self.config().top_k; })
+      .def_property_readonly("draws", &Sampler::draws, "Codes drawn so far.");
+}
+
+void bind_config(py::module_ &m) {
+  py::class_<DecoderConfig>(m, "DecoderConfig", "Sizes of a codebook decoder; see csrc/codebook_decoder.h.")
+      .def(py::init([](int layers, int width, int heads, int kv_heads, int head_dim, int ffn, float norm_eps,
+                       double rope_theta, int codebooks, int vocab, int input_width) {
+             return DecoderConfig{layers,   width,      heads,     kv_heads, head_dim,   ffn,
+                                  norm_eps, rope_theta, codebooks, vocab,    input_width};
+           }),
+           py::kw_only(), py::arg("layers"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
+           py::arg("ffn"), py::arg("norm_eps"), py::arg("rope_theta"), py::arg("codebooks"), py::arg("vocab"),
+           py::arg("input_width"));
+}
+
+}  // namespace
+
+void bind_decoder(py::module_ &m) {
+  bind_sampler(m);
+  bind_config(m);
+
+  py::class_<OwnedTable>(m, "EmbeddingTable",
+                         "Rows of a (rows, cols) tensor of any supported GGML type, looked up and summed in float32.\n\n"
+                         "data: (bytes,) uint8 in the file's layout; it is read in place, not copied.\n"
+                         "Raises ValueError for an unsupported type or a size that does not fit the shape.")
+      .def(py::init(&make_table), py::kw_only(), py::arg("data"), py::arg("type"), py::arg("rows"), py::arg("cols"))
+      .def("sum_rows", &sum_rows, py::arg("ids"),
+           "ids: (B, n) int64. Returns (B, cols) float32, the sum over n in order.\n\nRaises IndexError for a row that is "
+           "not there.")
+      .def_property_readonly("rows", [](const OwnedTable &self) { return self.table.rows; })
+      .def_property_readonly("cols", [](const OwnedTable &self) { return self.table.cols; });
+
+  py::class_<OwnedDecoder>(m, "CodebookDecoder",
+                           "The codebook decoder on packed weights.\n\n"
+                           "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8). The\n"
+                           "weights are repacked, and only the data of `audio_embd` is kept.\n"
+                           "Raises ValueError that lists everything missing or misshapen.")
+      .def(py::init(&make_decoder), py::kw_only(), py::arg("config"), py::arg("tensors"), py::arg("pool"))
+      .def("decode_frames", &decode_frames, py::kw_only(), py::arg("hidden"), py::arg("c0_logits"), py::arg("samplers"),
+           "One frame for each of B streams.\n\n"
+           "hidden: (B, input_width) float32; c0_logits: (B, V) float32; samplers: B, all different.\n"
+           "Returns (B, K) int32. A stream's codes do not depend on the others or on the number of threads.")
+      .def("logits", &teacher_forced, py::kw_only(), py::arg("hidden"), py::arg("codes"),
+           "Teacher-forced logits of codes 1 .. K - 1.\n\n"
+           "hidden: (B, input_width) float32; codes: (B, K) int32 in 0 .. V - 1.\n"
+           "Returns (B, K - 1, V) float32. Raises ValueError for a code outside.")
+      .def_property_readonly(
+          "weight_bytes", [](const OwnedDecoder &self) { return self.decoder->weight_bytes(); }, "Bytes of packed weights.");
+}
+
+}  // namespace csm

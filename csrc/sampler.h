@@ -1,0 +1,42 @@
+// Draws one code from logits: temperature, top-k, by the Gumbel-max method with noise that is a function of
+// (seed, number of the draw, entry). One sampler per stream.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace csm {
+
+struct SamplerConfig {
+  std::uint64_t seed;
+  float temperature;  // >= 0, finite; 0 is greedy and ignores the seed
+  int top_k;          // <= 0 or >= the vocabulary keeps every entry
+};
+
+// The code is the argmax over the kept entries of logit / temperature + noise, which is a draw from
+// softmax(logits / temperature) over them (Gumbel 1954; Yellott 1977). Because the noise belongs to the entry and not
+// to its rank, a small change of the logits (another instruction set, a quantised copy) changes few codes.
+//
+// Kept: the entries whose logit is at least the top_k-th largest, so that ties with it stay in.
+// Equal scores: the lowest entry wins. NaN is never chosen; where nothing else is there (all NaN or -inf), the code is 0.
+// Noise: -log(-log(u)), u from SplitMix64's output function (Steele, Lea, Flood 2014) of the three numbers.
+class Sampler {
+ public:
+  // Throws std::invalid_argument for a negative or non-finite temperature.
+  explicit Sampler(const SamplerConfig &config);
+
+  // logits: (vocab,) f32, vocab >= 1. Counts as one draw whatever the temperature.
+  int sample(const float *logits, int vocab);
+
+  const SamplerConfig &config() const { return config_; }
+  std::uint64_t draws() const { return draws_; }
+
+ private:
+  float threshold(const float *logits, int vocab);
+
+  SamplerConfig config_;
+  std::uint64_t draws_ = 0;
+  std::vector<float> largest_;  // scratch: a min-heap of the top_k largest logits
+};
+
+}  // namespace csm
