@@ -160,9 +160,14 @@ class _Check:
                 "make one with: csm-hybrid quantize CHECKPOINT -o model.gguf"
             )
         version = values.get(schema.VERSION_KEY)
+        if version is None:
+            raise ModelInvalid(
+                f"{self.path} was made by another program (it has no {schema.VERSION_KEY}); "
+                "make one with: csm-hybrid quantize CHECKPOINT -o model.gguf"
+            )
         if version != schema.VERSION:
             raise ModelInvalid(
-                f"{self.path} has layout version {version!r}; this release reads version {schema.VERSION}: "
+                f"{self.path} has layout version {version}; this release reads version {schema.VERSION}: "
                 "convert the checkpoint again, or use the release that made it"
             )
 
@@ -208,11 +213,18 @@ class _Check:
         except GgufError as error:
             self.problems.append(f"the embedded {name} is not readable: {error}")
             return {}, None
-        for key, wanted in schema.tower_values(tower, vocab).items():
+        wanted_values = schema.tower_values(tower, vocab)
+        for key, wanted in wanted_values.items():
             found = header.values.get(key)
             if not _same(found, wanted):
                 self.problems.append(f"{name} has {key} = {found!r}, the model says {wanted!r}")
-        specs = schema.tower_tensors(tower, vocab, head=head)
+        specs = list(schema.tower_tensors(tower, vocab, head=head))
+        # llama.cpp acts on keys and tensors that this layout does not know.
+        strange = [
+            k for k in header.values if k.startswith(("llama.", "tokenizer.")) and k not in wanted_values
+        ]
+        strange += sorted(header.tensors.keys() - {spec.name for spec in specs})
+        self.problems += [f"{name} holds {key}, which does not belong there" for key in strange]
         return self._tensors(header, info.offset, specs, f"{name}: "), (info.offset, info.size)
 
 

@@ -1,0 +1,262 @@
+"""What the converter takes, and what it says to what it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import generate
+
+from csm_hybrid.errors import ModelInvalid, ModelNotFound
+from csm_hybrid.model.bundle import Bundle
+from quantize.convert import convert
+from quantize.recipe import recipe_named
+from quantize.safetensors import Tensors
+from quantize.settings import MIMI, NAMED_TOWERS, TableSizes, model_config, special_ids, tower
+from quantize.source import open_checkpoint, weight_files
+
+
+def made(folder: Path, path: Path, type_name: str = "q8_0", **options: object) -> bytes:
+    convert(open_checkpoint(folder, **options), path, recipe_named(type_name))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def copy(checkpoints, tmp_path):
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(checkpoints(name), tmp_path / name))
+
+    return copied
+
+
+@pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_k_m"])
+def test_both_flavours_of_the_same_weights_give_the_same_bytes(checkpoints, tmp_path, type_name):
+    theirs = made(checkpoints("transformers"), tmp_path / "a.gguf", type_name)
+    original = made(checkpoints("original"), tmp_path / "b.gguf", type_name)
+    assert theirs == original
+
+
+def test_one_file_gives_the_bytes_of_two_shards(tmp_path):
+    one = generate.write_transformers(tmp_path / "one", dtype="F32", shards=1)
+    two = generate.write_transformers(tmp_path / "two", dtype="F32", shards=2)
+    assert made(one, tmp_path / "1.gguf") == made(two, tmp_path / "2.gguf")
+
+
+def test_the_hub_s_other_index_name_and_both_flavours_in_one_directory(copy, checkpoints, tmp_path):
+    """sesame/csm-1b holds the original as model.safetensors beside transformers' shards under this index;
+    a glob would load both."""
+    folder = copy("transformers")
+    (folder / "model.safetensors.index.json").rename(folder / "transformers.safetensors.index.json")
+    shutil.copy(checkpoints("original") / "model.safetensors", folder / "model.safetensors")
+    assert [p.name for p in weight_files(folder)] == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
+    expected = made(checkpoints("transformers"), tmp_path / "a.gguf")
+    assert made(folder, tmp_path / "b.gguf") == expected
+
+
+def test_codec_weights_and_tokenizer_from_elsewhere(copy, checkpoints, tmp_path):
+    folder = copy("original")
+    codec = (folder / "tokenizer-tiny-checkpoint1.safetensors").rename(tmp_path / "mimi.safetensors")
+    tokenizer = (folder / "tokenizer.json").rename(tmp_path / "other.json")
+    with pytest.raises(ModelInvalid, match="--codec-weights"):
+        open_checkpoint(folder, tokenizer=tokenizer)
+    with pytest.raises(ModelNotFound, match="--tokenizer"):
+        open_checkpoint(folder, codec_weights=codec)
+    expected = made(checkpoints("original"), tmp_path / "a.gguf")
+    assert made(folder, tmp_path / "b.gguf", codec_weights=codec, tokenizer=tokenizer) == expected
+
+
+def test_bf16_is_read_exactly(checkpoints):
+    """BF16 is the upper half of a float32; NumPy has no such type."""
+    tensors = Tensors(weight_files(checkpoints("original")))
+    array = tensors["codebook0_head.weight"]
+    expected = np.zeros((*array.shape, 2), np.uint16)
+    expected[..., 1] = array.values
+    np.testing.assert_array_equal(array.float32(), expected.view("<f4")[..., 0])
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_parameters__rope_type": "yarn"}, "yarn"),
+        ({"depth_decoder_config__num_key_value_heads": 3}, "3 key/value heads"),
+        ({"vocab_size": 36}, "embed_audio_tokens"),
+        ({"num_hidden_layers": 3}, "layers.2"),
+        ({"codec_config__codebook_dim": 8}, "rvq.codebook"),
+        ({"codec_config__pad_mode": "reflect"}, "pad_mode"),
+        ({"hidden_size": "wide"}, "config.json"),
+        ({"prompt_template": "no place"}, "{text}"),
+    ],
+)
+def test_settings_that_cannot_be_served_are_named(copy, changes, message):
+    folder = copy("transformers")
+    edit(folder, **changes)
+    with pytest.raises(ModelInvalid) as caught:
+        open_checkpoint(folder)
+    assert message in str(caught.value)
+
+
+def test_missing_and_misshapen_tensors_are_reported_together(tmp_path):
+    weights = generate.weights(generate.TINY)
+    folder = generate.write_original(tmp_path)
+    del weights["backbone.layers.1.mlp.w2.weight"], weights["decoder.norm.scale"]
+    weights["audio_head"] = weights["audio_head"].transpose(0, 2, 1)
+    weights["backbone.layers.0.attn.k_proj.weight"] = np.zeros((64, 64), np.float32)
+    generate.save(folder / "model.safetensors", weights, "F32")
+    with pytest.raises(ModelInvalid) as caught:
+        open_checkpoint(folder)
+    for part in ("backbone.layers.1.mlp.w2", "decoder.norm.scale", "audio_head", "layers.0.attn.k_proj"):
+        assert part in str(caught.value)
+
+
+def test_untied_audio_embeddings_are_refused(tmp_path):
+    """The file has one table for both towers; another for the decoder would be lost silently."""
+    folder = generate.write_transformers(tmp_path, dtype="F32", shards=1)
+    towers = generate.transformers_weights(generate.weights(generate.TINY), generate.TINY)
+    codec = generate.codec_weights(generate.TINY, "transformers")
+    table = towers["backbone_model.embed_tokens.embed_audio_tokens.weight"]
+    towers["depth_decoder.model.embed_tokens.weight"] = table
+    generate.save(folder / "model.safetensors", towers | codec, "F32")
+    open_checkpoint(folder)
+    towers["depth_decoder.model.embed_tokens.weight"] = table + 1
+    generate.save(folder / "model.safetensors", towers | codec, "F32")
+    with pytest.raises(ModelInvalid, match="untied"):
+        open_checkpoint(folder)
+
+
+def test_files_that_are_no_checkpoint(tmp_path, checkpoints):
+    with pytest.raises(ModelNotFound, match="no such file"):
+        open_checkpoint(tmp_path / "nothing")
+    with pytest.raises(ModelNotFound, match="no safetensors"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "ckpt.pt").write_bytes(b"\x80")
+    with pytest.raises(ModelInvalid, match="pickled"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(ModelInvalid, match=r"safetensors\.torch"):
+        open_checkpoint(tmp_path / "ckpt.pt")
+    generate.save(tmp_path / "a.safetensors", {"x": np.zeros(3, np.float32)}, "F32")
+    with pytest.raises(ModelInvalid, match="no CSM checkpoint"):
+        open_checkpoint(tmp_path)
+    shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    with pytest.raises(ModelInvalid, match="several"):
+        open_checkpoint(tmp_path)
+    whole = (checkpoints("original") / "model.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(ModelInvalid, match="not a readable safetensors"):
+        open_checkpoint(tmp_path / "b.safetensors")
+
+
+def test_an_index_cannot_lead_outside_its_directory(copy):
+    folder = copy("transformers")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["x"] = "../original/model.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ModelInvalid, match="outside"):
+        open_checkpoint(folder)
+
+
+SIZES = TableSizes(128256, 32 * 2051, 2051, 2048, 1024, 16, 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        {
+            "backbone_flavor": "llama-1B",
+            "decoder_flavor": "llama-100M",
+            "text_vocab_size": 128256,
+            "audio_vocab_size": 2051,
+            "audio_num_codebooks": 32,
+        },
+    ],
+)
+def test_csm_1b_without_spelled_out_sizes(config):
+    found = model_config(config, None, SIZES, (128000, 128001), MIMI)
+    assert found.backbone == NAMED_TOWERS["llama-1B"]
+    assert (found.backbone.layers, found.backbone.heads, found.backbone.kv_heads) == (16, 32, 8)
+    assert (found.decoder.width, found.decoder.head_dim, found.decoder.positions) == (1024, 128, 33)
+    assert (found.codebooks, found.audio_vocab, found.text_vocab) == (32, 2051, 128256)
+
+
+def test_unknown_flavours_need_a_config():
+    with pytest.raises(ModelInvalid, match=r"config\.json is needed"):
+        model_config(None, None, TableSizes(100, 32 * 51, 51, 1536, 1024, 6, 4), (1, 2), MIMI)
+    with pytest.raises(ModelInvalid, match="llama-8B"):
+        model_config({"backbone_flavor": "llama-8B"}, None, SIZES, (1, 2), MIMI)
+
+
+BASE = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 8}
+LLAMA3 = {
+    "factor": 32.0,
+    "low_freq_factor": 0.125,
+    "high_freq_factor": 0.5,
+    "original_max_position_embeddings": 1024,
+}
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **LLAMA3}},
+        {"rope_theta": 500000, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+        {"rope_theta": 500000, "rope_scaling": {"type": "llama3", **LLAMA3}},
+    ],
+)
+def test_every_spelling_of_the_rotary_settings(rope):
+    found = tower(BASE | rope, "the tower")
+    assert found.rope_theta == 500000
+    scaling = found.rope_scaling
+    assert scaling is not None
+    assert (scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context) == (1, 4, 8192)
+    assert tower(BASE | {"rope_theta": 10000.0}, "the tower").rope_scaling is None
+
+
+def test_special_ids_prefer_llama_3_s_own_ends():
+    """An instruction-tuned tokenizer's eos_token ends a turn; CSM's segments end with <|end_of_text|>."""
+    llama = {
+        "added_tokens": [
+            {"id": 128000, "content": "<|begin_of_text|>"},
+            {"id": 128001, "content": "<|end_of_text|>"},
+            {"id": 128009, "content": "<|eot_id|>"},
+        ]
+    }
+    names = {"bos_token": "<|begin_of_text|>", "eos_token": {"content": "<|eot_id|>"}}
+    assert special_ids(llama, names, {}) == (128000, 128001)
+    other = {"added_tokens": [{"id": 7, "content": "</s>"}], "model": {"vocab": {"<s>": 3}}}
+    assert special_ids(other, {"bos_token": "<s>", "eos_token": "</s>"}, {}) == (3, 7)
+    assert special_ids({}, {}, {"bos_token_id": 1, "eos_token_id": 2}) == (1, 2)
+    with pytest.raises(ModelInvalid, match="ends are unknown"):
+        special_ids({}, {}, {"bos_token_id": 1})
+
+
+def test_generation_config_gives_the_sampling_defaults(copy, tmp_path):
+    folder = copy("transformers")
+    path = tmp_path / "m.gguf"
+    made(folder, path)
+    sampling = Bundle.open(path).config.sampling
+    assert sampling is not None
+    assert (sampling.temperature, sampling.top_k) == (0.8, 20)
+    (folder / "generation_config.json").unlink()
+    made(folder, path)
+    assert Bundle.open(path).config.sampling is None
