@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import errno
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -70,9 +69,14 @@ def _work_directory(output: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
             yield Path(work)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
-        ) from error
+        raise OutputError(f"cannot write {output}: {_reason(error)}; nothing was left behind") from error
+
+
+def _reason(error: OSError) -> str:
+    """NumPy and llama.cpp report a short write without its number: no room, in practice."""
+    if error.errno is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full (or a quota or limit is reached); towers need their size twice for a while"
+    return error.strerror or str(error)
 
 
 def _tower(
@@ -103,15 +107,7 @@ def _tower(
             plain, quantised, recipe.towers, tower.width, importance=importance, progress=lambda: advance(1)
         )
     plain.unlink()
-    _check_room(quantised, work)
     return quantised
-
-
-def _check_room(quantised: Path, work: Path) -> None:
-    """llama.cpp reports a full disk only in words: look whether its file is whole."""
-    with contextlib.suppress(AttributeError):  # no statvfs on Windows
-        if os.statvfs(work).f_bavail == 0 or quantised.stat().st_size == 0:
-            raise OSError(28, "No space left on device")
 
 
 def _tables(checkpoint: Checkpoint, recipe: Recipe) -> list[Entry]:

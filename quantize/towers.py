@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,8 @@ def quantize_tower(
     with capture_log(logged):
         status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters))
     del kept  # llama.cpp read it until here
+    if status != 0 and any("iostream" in line for line in lines):
+        raise OSError(errno.ENOSPC, "llama.cpp could not write all of its output")
     if status != 0:
         reason = next(
             (line for line in reversed(lines) if "fail" in line or "error" in line), "no reason given"

@@ -1,0 +1,195 @@
+"""The output appears whole or not at all, and ``csm-hybrid quantize`` says what went wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from csm_hybrid.cli.quantize import quantize
+from csm_hybrid.errors import CsmError, ModelInvalid, ModelNotFound, OutputError
+from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.model.ggml import GGMLType
+from quantize import convert as convert_module
+from quantize.convert import convert
+from quantize.recipe import recipe_named
+from quantize.source import open_checkpoint
+
+
+def run(*arguments: object) -> str:
+    """Run the command; what it writes to standard error. Its own errors come through."""
+    result = CliRunner().invoke(quantize, [str(a) for a in arguments], catch_exceptions=True)
+    if isinstance(result.exception, CsmError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stderr
+
+
+def test_the_command(checkpoints, tmp_path):
+    target = tmp_path / "model.gguf"
+    said = run(checkpoints("original"), "-o", target, "-t", "Q4_K_M", "--name", "tiny", "--codec-type", "f16")
+    assert "quantising the backbone to q4_k_m" in said
+    assert f"{target}: " in said
+    with Bundle.open(target) as bundle:
+        assert bundle.config.name == "tiny"
+        codec = bundle.codec_tensors()
+        assert codec["enc.conv_in.weight"].type == GGMLType.F16
+        assert codec["enc.conv_in.bias"].type == GGMLType.F32
+    assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_help_lists_every_type():
+    text = CliRunner().invoke(quantize, ["--help"]).output
+    for name in ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_0"):
+        assert f"\n    {name} " in text, name
+
+
+def test_a_prompt_template_from_the_command_line(checkpoints, tmp_path):
+    target = tmp_path / "model.gguf"
+    run(checkpoints("original"), "-o", target, "--prompt-template", "{speaker}: {text}")
+    assert Bundle.open(target).config.prompt_template == "{speaker}: {text}"
+    with pytest.raises(ModelInvalid, match="has no"):
+        run(checkpoints("original"), "-o", target, "--prompt-template", "silence", "--overwrite")
+
+
+def test_an_existing_output_is_kept(checkpoints, tmp_path):
+    target = tmp_path / "model.gguf"
+    target.write_text("mine")
+    with pytest.raises(OutputError, match="--overwrite"):
+        run(checkpoints("original"), "-o", target)
+    assert target.read_text() == "mine"
+    run(checkpoints("original"), "-o", target, "--overwrite")
+    Bundle.open(target).close()
+
+
+def test_a_missing_source(tmp_path):
+    with pytest.raises(ModelNotFound, match="no such file"):
+        run(tmp_path / "nothing", "-o", tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("place", ["missing/model.gguf", "", "locked/model.gguf"])
+def test_places_that_cannot_be_written(checkpoints, tmp_path, place):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o500)
+    if os.access(locked, os.W_OK) and place.startswith("locked"):
+        place = "/proc/model.gguf"  # the superuser may write anywhere but there
+    with pytest.raises(OutputError, match=r"cannot write|is a directory"):
+        convert(open_checkpoint(checkpoints("original")), tmp_path / place, recipe_named("q8_0"))
+    assert [p.name for p in tmp_path.iterdir()] == ["locked"]
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from csm_hybrid.errors import OutputError
+from quantize.convert import convert
+from quantize.recipe import recipe_named
+from quantize.source import open_checkpoint
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+try:
+    convert(checkpoint, Path(sys.argv[2]), recipe_named(sys.argv[4]))
+except OutputError as error:
+    print(error)
+"""
+
+
+def python(*arguments: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "type_name"),
+    [
+        (20_000, "q8_0"),  # the unquantised tower stops
+        (150_000, "f32"),  # 127 kB of bfloat16 fit; llama.cpp's output of twice that does not
+        (300_000, "q8_0"),  # the towers fit, the model does not
+    ],
+)
+def test_a_full_disk_leaves_nothing_behind(checkpoints, tmp_path, limit, type_name):
+    """A limit on the size of files stands in for the disk: writes fail the same way, with another number."""
+    process = python("-c", LIMITED, checkpoints("original"), tmp_path / "model.gguf", limit, type_name)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "the disk is full" in out
+    assert not list(tmp_path.iterdir())
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from quantize import convert as module
+from quantize.recipe import recipe_named
+from quantize.source import open_checkpoint
+def slow(*arguments, **options):
+    print("writing", flush=True)
+    time.sleep(60)
+module.write_bundle = slow
+module.convert(open_checkpoint(Path(sys.argv[1])), Path(sys.argv[2]), recipe_named("q8_0"))
+"""
+
+
+def test_an_interrupt_leaves_nothing_behind(checkpoints, tmp_path):
+    process = python("-c", INTERRUPTED, checkpoints("original"), tmp_path / "model.gguf")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    assert list(tmp_path.iterdir())  # work in progress
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_conversion_keeps_the_old_model(checkpoints, tmp_path, monkeypatch):
+    target = tmp_path / "model.gguf"
+    target.write_text("old")
+
+    def broken(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert_module, "write_bundle", broken)
+    with pytest.raises(OutputError, match="the disk is full"):
+        convert(open_checkpoint(checkpoints("original")), target, recipe_named("q8_0"))
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_an_importance_matrix_changes_k_quants(checkpoints, tmp_path):
+    """The matrix reaches llama.cpp: columns that never mattered may be rounded worse."""
+    import numpy as np
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "imatrix.gguf", "imatrix")
+    for name, columns in (("blk.0.attn_q.weight", 256), ("blk.0.ffn_down.weight", 512)):
+        sums = np.where(np.arange(columns) < columns // 2, 400.0, 1e-4).astype(np.float32)
+        writer.add_tensor(name + ".in_sum2", sums[None])
+        writer.add_tensor(name + ".counts", np.full((1, 1), 4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    run(checkpoints("blocks"), "-o", tmp_path / "plain.gguf", "-t", "q4_k_m")
+    run(
+        checkpoints("blocks"),
+        "-o",
+        tmp_path / "weighted.gguf",
+        "-t",
+        "q4_k_m",
+        "--imatrix",
+        tmp_path / "imatrix.gguf",
+    )
+    assert (tmp_path / "plain.gguf").read_bytes() != (tmp_path / "weighted.gguf").read_bytes()
+    with pytest.raises(ModelInvalid, match="importance matrix"):
+        run(checkpoints("blocks"), "-o", tmp_path / "x.gguf", "--imatrix", tmp_path / "plain.gguf")
