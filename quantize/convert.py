@@ -43,7 +43,7 @@ def convert(
     opened once as a check. Raises OutputError where the place cannot be written or the disk is full.
     """
     progress = progress or Silent()
-    with _work_directory(output) as work:
+    with output_directory(output) as work:
         towers = {
             name: _tower(
                 checkpoint, name, work, recipe, importance=(importance or {}).get(name), progress=progress
@@ -61,7 +61,7 @@ def convert(
 
 
 @contextmanager
-def _work_directory(output: Path) -> Iterator[Path]:
+def output_directory(output: Path) -> Iterator[Path]:
     """A directory beside ``output`` that is gone afterwards whatever happens; disk errors as OutputError."""
     if output.is_dir():
         raise OutputError(f"{output} is a directory: name a file to write")

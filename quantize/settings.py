@@ -15,7 +15,7 @@ from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig, ModelConfig, RopeScaling, Sampling, TowerConfig
 
 PROMPT_TEMPLATE = "[{speaker}]{text}"
-LLAMA3_SCALING = RopeScaling(factor=32, low_freq_factor=1, high_freq_factor=4, original_context=8192)
+LLAMA3_SCALING = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192.0)
 
 _CSM_TOWER = TowerConfig(
     layers=16,
@@ -25,7 +25,7 @@ _CSM_TOWER = TowerConfig(
     head_dim=64,
     ffn=8192,
     norm_eps=1e-5,
-    rope_theta=500_000,
+    rope_theta=500_000.0,
     rope_scaling=LLAMA3_SCALING,
     positions=2048,
 )

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
 from gguf import GGUFWriter
+from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import TowerConfig
-from csm_hybrid.model.ggml import GGMLType, capture_log, fits
+from csm_hybrid.model.ggml import GGMLType, capture_log, fits, row_bytes
 from csm_hybrid.model.schema import VECTOR_TYPES, TensorSpec, tower_tensors, tower_values
-from quantize.safetensors import DTYPES, Array
+from quantize.safetensors import Array
 
 Load = Callable[[str], Array]
-
-_NUMPY = dict(DTYPES.values())
 
 
 def write_tower(
@@ -38,24 +38,55 @@ def write_tower(
     ``load`` gives a tensor by llama.cpp's name; the stand-in vocabulary and the rotary divisors are made
     here.
     """
+    specs = list(tower_tensors(tower, vocab, head=head))
+    types = [_type_in_file(spec, tower, load) for spec in specs]
+    writer = _started(path, tower, vocab, specs, types)
+    try:
+        for spec, kind in zip(specs, types, strict=True):
+            writer.write_tensor_data(_values(spec, tower, load, kind))
+            progress()
+    finally:
+        writer.close()
+
+
+def tower_header(
+    path: Path, tower: TowerConfig, vocab: int, specs: Sequence[TensorSpec], types: Sequence[GGMLType]
+) -> tuple[bytes, list[int], int]:
+    """A tower's header, padded to its data, the tensors' places in the GGUF and the whole size in bytes.
+
+    ``path`` names a scratch file.
+    """
+    _started(path, tower, vocab, specs, types).close()
+    header = path.read_bytes()
+    header += bytes(-len(header) % GGUF_DEFAULT_ALIGNMENT)
+    offsets, end = [], len(header)
+    for spec, kind in zip(specs, types, strict=True):
+        offsets.append(end)
+        end += _size(spec, kind) + -_size(spec, kind) % GGUF_DEFAULT_ALIGNMENT
+    return header, offsets, end
+
+
+def _started(
+    path: Path, tower: TowerConfig, vocab: int, specs: Sequence[TensorSpec], types: Sequence[GGMLType]
+) -> GGUFWriter:
+    """A writer that has written the header and waits for the tensors' data, in order."""
     writer = GGUFWriter(path, "llama")
     for key, value in tower_values(tower, vocab).items():
         _add_value(writer, key, value)
-    specs = list(tower_tensors(tower, vocab, head=head))
-    types = {spec.name: _type_in_file(spec, tower, load) for spec in specs}
-    for spec in specs:
-        dtype = _NUMPY[types[spec.name]]
-        size = int(np.prod(spec.shape)) * dtype.itemsize
-        writer.add_tensor_info(spec.name, spec.shape, dtype, size, raw_dtype=types[spec.name])
+    for spec, kind in zip(specs, types, strict=True):
+        writer.add_tensor_info(spec.name, spec.shape, np.dtype(np.float32), _size(spec, kind), raw_dtype=kind)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for spec in specs:
-            writer.write_tensor_data(_values(spec, tower, load, types[spec.name]))
-            progress()
-    finally:
+    except BaseException:
         writer.close()
+        raise
+    return writer
+
+
+def _size(spec: TensorSpec, kind: GGMLType) -> int:
+    return math.prod(spec.shape[:-1]) * row_bytes(kind, spec.shape[-1])
 
 
 def _add_value(writer: GGUFWriter, key: str, value: str | int | float) -> None:

@@ -197,9 +197,9 @@ def tower_values(tower: TowerConfig, vocab: int) -> dict[str, str | int | float]
         "llama.attention.head_count_kv": tower.kv_heads,
         "llama.attention.key_length": tower.head_dim,
         "llama.attention.value_length": tower.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": tower.norm_eps,
+        "llama.attention.layer_norm_rms_epsilon": float(tower.norm_eps),
         "llama.rope.dimension_count": tower.head_dim,
-        "llama.rope.freq_base": tower.rope_theta,
+        "llama.rope.freq_base": float(tower.rope_theta),
         "llama.vocab_size": vocab,
         "tokenizer.ggml.model": "no_vocab",
     }
