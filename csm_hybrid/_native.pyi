@@ -106,3 +106,27 @@ def kernel_round(*, isa: str, x: NDArray[np.float32]) -> tuple[NDArray[np.int8],
 def kernel_vector(
     *, isa: str, name: str, a: NDArray[np.float32], b: NDArray[np.float32]
 ) -> NDArray[np.float32]: ...
+
+# ---- the codec's kernels, for tests and benchmarks (dense.cpp) ----
+
+def dense_product(
+    *,
+    isa: str,
+    x: NDArray[np.float32],
+    w: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    skip: NDArray[np.float32] | None = None,
+    scale: NDArray[np.float32] | None = None,
+    activation: str = "none",
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+def dense_layer_norm(
+    *,
+    isa: str,
+    x: NDArray[np.float32],
+    gamma: NDArray[np.float32],
+    beta: NDArray[np.float32],
+    eps: float,
+) -> NDArray[np.float32]: ...
+def dense_attend(
+    *, isa: str, q: NDArray[np.float32], keys: NDArray[np.float32], values: NDArray[np.float32]
+) -> NDArray[np.float32]: ...

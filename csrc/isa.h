@@ -9,7 +9,7 @@
 
 namespace csm {
 
-enum class Isa {
+enum class Isa : int {
   scalar,
   avx2,         // AVX2, FMA, F16C
   avx512,       // AVX-512 F, BW, DQ, VL

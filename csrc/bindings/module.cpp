@@ -32,4 +32,5 @@ PYBIND11_MODULE(_native, m) {
   csm::bind_mimi(m);
   csm::bind_decoder(m);
   csm::bind_kernels(m);
+  csm::bind_dense(m);
 }

@@ -11,8 +11,8 @@ size_t dense_packed_size(const DenseKernels &kernels, int n, int k) {
   return static_cast<size_t>(padded) * static_cast<size_t>(k);
 }
 
-const DenseKernels &dense_kernels() {
-  switch (active_isa()) {
+const DenseKernels &dense_kernels(Isa isa) {
+  switch (isa) {
 #if defined(__x86_64__)
     case Isa::avx2: return kDenseAvx2;
     case Isa::avx512:
@@ -23,6 +23,11 @@ const DenseKernels &dense_kernels() {
 #endif
     default: return kDenseScalar;
   }
+}
+
+const DenseKernels &dense_kernels() {
+  static const DenseKernels &kernels = dense_kernels(active_isa());
+  return kernels;
 }
 
 }  // namespace csm

@@ -11,6 +11,8 @@
 
 namespace csm {
 
+enum class Isa : int;  // csrc/isa.h
+
 // `count` rows in blocks of `per_block` (a block is one stream): row r starts at
 // base + (r / per_block) * block_stride + (r % per_block) * row_stride, in floats.
 // Rows may overlap: a causal convolution reads rows of kernel * channels floats, one step apart.
@@ -95,7 +97,8 @@ int dense_panels(const DenseKernels &kernels, int n);
 // Floats that its packed data take.
 size_t dense_packed_size(const DenseKernels &kernels, int n, int k);
 
-// The table of the instruction set in force (csrc/isa.h).
+// The table of an instruction set, and of the one in force (csrc/isa.h).
+const DenseKernels &dense_kernels(Isa isa);
 const DenseKernels &dense_kernels();
 
 }  // namespace csm

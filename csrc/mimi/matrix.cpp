@@ -4,8 +4,7 @@
 
 namespace csm::mimi {
 
-Matrix pack(const float *weights, const Layout &layout, const float *bias) {
-  const DenseKernels &kernels = dense_kernels();
+Matrix pack(const float *weights, const Layout &layout, const float *bias, const DenseKernels &kernels) {
   Matrix m;
   m.n = static_cast<int>(layout.n_offsets.size());
   m.k = static_cast<int>(layout.k_offsets.size());

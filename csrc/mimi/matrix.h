@@ -23,8 +23,9 @@ struct Layout {
   std::vector<long> k_offsets;  // (k)
 };
 
-// Packs weights (and a bias of n, or null) for dense_kernels().
-Matrix pack(const float *weights, const Layout &layout, const float *bias);
+// Packs weights (and a bias of n, or null) for the kernels given, those in force by default.
+Matrix pack(const float *weights, const Layout &layout, const float *bias,
+            const DenseKernels &kernels = dense_kernels());
 
 // Layout of a row-major (n, k) matrix.
 Layout row_major(int n, int k);

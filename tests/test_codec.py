@@ -1,0 +1,163 @@
+"""The native codec against the NumPy definition, and against itself in every cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mimi_models import GROUPED, TINY, random_codes, random_tensors
+from numpy.typing import NDArray
+from reference import mimi as reference
+
+from csm_hybrid import _native
+from csm_hybrid.codec.native import NativeCodec
+from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.model.config import MimiConfig
+
+RELATIVE = 5e-6
+"""Float32 against float64 through some twenty layers of sums of at most a hundred terms: each adds about
+sqrt(100) u = 6e-7 relative to its own size; a wrong tap or position gives 1e-2 and more."""
+
+ROOT = Path(__file__).parents[1]
+FRAMES = 12  # 24 steps of the transformer: three times the tiny contexts
+
+
+def _codec(config: MimiConfig, *, threads: int = 2, codebooks: int | None = None) -> NativeCodec:
+    return NativeCodec(
+        config, random_tensors(config), _native.ThreadPool(threads=threads), codebooks=codebooks
+    )
+
+
+def _decode_in_chunks(codec: NativeCodec, codes: NDArray[np.int32], chunk: int) -> NDArray[np.float32]:
+    states = [codec.new_state() for _ in codes]
+    parts = [codec.decode(states, codes[:, f : f + chunk]) for f in range(0, codes.shape[1], chunk)]
+    return np.concatenate(parts, 1)
+
+
+def _relative_error(got: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPED], ids=["tiny", "grouped"])
+def test_decode_is_the_definition(config: MimiConfig) -> None:
+    codes = random_codes(config, FRAMES)
+    expected = reference.decode(codes[0], random_tensors(config), config)
+    codec = _codec(config)
+    got = codec.decode([codec.new_state()], codes)
+    assert got.shape == (1, FRAMES * config.frame_samples)
+    assert got.dtype == np.float32
+    assert not _relative_error(got[0], expected) > RELATIVE
+    assert np.all(np.isfinite(got))
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPED], ids=["tiny", "grouped"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_any_cut_gives_the_same_samples(config: MimiConfig, chunk: int) -> None:
+    """Bit for bit: elsewhere the state was reset in every chunk, and the sound hung on the cut."""
+    codec = _codec(config)
+    codes = random_codes(config, 40)  # more than one pass of frames inside the decoder
+    whole = codec.decode([codec.new_state()], codes)
+    assert np.array_equal(_decode_in_chunks(codec, codes, chunk), whole)
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPED], ids=["tiny", "grouped"])
+def test_streams_together_are_streams_alone(config: MimiConfig) -> None:
+    """Streams that are at different positions, too."""
+    codec = _codec(config)
+    codes = random_codes(config, FRAMES, streams=3)
+    states = [codec.new_state() for _ in range(3)]
+    codec.decode([states[1]], random_codes(config, 5, seed=9))
+    together = codec.decode(states, codes)
+    for i in range(3):
+        alone = codec.new_state()
+        if i == 1:
+            codec.decode([alone], random_codes(config, 5, seed=9))
+        assert np.array_equal(codec.decode([alone], codes[i : i + 1])[0], together[i])
+    assert [state.frames for state in states] == [FRAMES, FRAMES + 5, FRAMES]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_change_the_samples(threads: int) -> None:
+    codes = random_codes(TINY, FRAMES)
+    one, other = _codec(TINY), _codec(TINY, threads=threads)
+    assert np.array_equal(one.decode([one.new_state()], codes), other.decode([other.new_state()], codes))
+
+
+def test_fewer_codebooks() -> None:
+    codes = random_codes(TINY, FRAMES)
+    codec = _codec(TINY, codebooks=3)
+    expected = reference.decode(codes[0, :, :3], random_tensors(TINY), TINY)
+    assert not _relative_error(codec.decode([codec.new_state()], codes)[0], expected) > RELATIVE
+
+
+def test_reserved_codes_are_clamped_and_the_callers_codes_untouched() -> None:
+    codec = _codec(TINY)
+    codes = random_codes(TINY, 4)
+    codes[0, 1, 2], codes[0, 2, 0] = TINY.codebook_size + 2, -1
+    before = codes.copy()
+    got = codec.decode([codec.new_state()], codes)
+    assert np.array_equal(codes, before)
+    clamped = np.clip(codes, 0, TINY.codebook_size - 1)
+    assert np.array_equal(got, codec.decode([codec.new_state()], clamped))
+
+
+def test_nothing_to_decode() -> None:
+    codec = _codec(TINY)
+    assert codec.decode([codec.new_state()], random_codes(TINY, 0)).shape == (1, 0)
+    assert codec.decode([], np.zeros((0, 3, TINY.codebooks), np.int32)).shape == (0, 3 * TINY.frame_samples)
+
+
+def test_a_state_does_not_grow() -> None:
+    codec = _codec(TINY)
+    state = codec.new_state()
+    before = state.bytes
+    codec.decode([state], random_codes(TINY, 100))
+    assert state.bytes == before
+
+
+def test_bad_states_and_shapes() -> None:
+    codec, other = _codec(TINY), _codec(TINY)
+    state, codes = codec.new_state(), random_codes(TINY, 2)
+    with pytest.raises(ValueError, match="one stream per state, 2 states"):
+        codec.decode([state, codec.new_state()], codes)
+    with pytest.raises(ValueError, match="same state is given twice"):
+        codec.decode([state, state], np.repeat(codes, 2, 0))
+    with pytest.raises(ValueError, match="belongs to another decoder"):
+        other.decode([state], codes)
+    with pytest.raises(ValueError, match="the codes hold 3"):
+        codec.decode([state], codes[:, :, :3])
+    assert state.frames == 0
+
+
+def test_all_bad_tensors_are_reported_together() -> None:
+    tensors = random_tensors(TINY)
+    del tensors["dec.tfm.1.attn_k.weight"]
+    tensors["dec.conv_out.bias"] = np.zeros(2, np.float32)
+    with pytest.raises(ModelInvalid, match="2 problems") as error:
+        NativeCodec(TINY, tensors, _native.ThreadPool(threads=1))
+    assert "dec.tfm.1.attn_k.weight: missing" in str(error.value)
+    assert "dec.conv_out.bias: shape (2), expected (1)" in str(error.value)
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+def test_every_instruction_set_is_the_definition(isa: str, tmp_path: Path) -> None:
+    """The whole decoder forced to one instruction set, in a process of its own (it is chosen once)."""
+    script = (
+        "import sys, numpy as np; from test_codec import _codec; from mimi_models import *\n"
+        "codec = _codec(TINY); codes = random_codes(TINY, 12)\n"
+        "from csm_hybrid import _native; assert _native.isa() == sys.argv[2]\n"
+        "np.save(sys.argv[1], codec.decode([codec.new_state()], codes)[0])"
+    )
+    out = tmp_path / "samples.npy"
+    subprocess.run(
+        [sys.executable, "-c", script, str(out), isa],
+        check=True,
+        env={**os.environ, "CSM_HYBRID_ISA": isa, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT / "tests",
+    )
+    expected = reference.decode(random_codes(TINY, FRAMES)[0], random_tensors(TINY), TINY)
+    assert not _relative_error(np.load(out), expected) > RELATIVE
