@@ -35,6 +35,19 @@ class MimiDecoder:
         self, *, states: list[MimiDecoderState], codes: NDArray[np.int32], codebooks: int = 0
     ) -> NDArray[np.float32]: ...
 
+class MimiEncoderState:
+    @property
+    def frames(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+class MimiEncoder:
+    def __init__(
+        self, *, config: MimiConfig, tensors: dict[str, NDArray[np.float32]], pool: ThreadPool | None = None
+    ) -> None: ...
+    def new_state(self) -> MimiEncoderState: ...
+    def encode(self, *, state: MimiEncoderState, samples: NDArray[np.float32]) -> NDArray[np.int32]: ...
+
 # ---- codebook decoder (decoder.cpp) ----
 
 class _Tensor(Protocol):

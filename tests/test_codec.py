@@ -161,3 +161,60 @@ def test_every_instruction_set_is_the_definition(isa: str, tmp_path: Path) -> No
     )
     expected = reference.decode(random_codes(TINY, FRAMES)[0], random_tensors(TINY), TINY)
     assert not _relative_error(np.load(out), expected) > RELATIVE
+
+
+# --- encoding ---------------------------------------------------------------------------------------------
+
+
+def _sound(config: MimiConfig, frames: int, seed: int = 4) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(frames * config.frame_samples).astype(np.float32)
+
+
+def _codes_agree(codes: NDArray[np.int32], expected: NDArray[np.int32], margins: NDArray[np.float64]) -> bool:
+    """Equal but for near-ties; what follows a near-tie in its frame and group quantises another rest."""
+    for frame in range(len(expected)):
+        for k in range(expected.shape[1]):
+            if codes[frame, k] != expected[frame, k]:
+                if margins[frame, k] > TIE:
+                    return False
+                break
+    return True
+
+
+TIE = 1e-4
+"""Distances closer than this are a tie: latents near one err by some 1e-6 in float32."""
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPED], ids=["tiny", "grouped"])
+def test_encode_is_the_definition(config: MimiConfig) -> None:
+    """More frames than one pass takes, and a last frame that is filled with silence."""
+    samples = _sound(config, 20)[:-5]
+    latent = reference.encode_latent(samples, random_tensors(config), config)
+    expected, margins = reference.quantise(latent, random_tensors(config), config)
+    codes = _codec(config).encode(samples)
+    assert codes.shape == (20, config.codebooks)
+    assert codes.dtype == np.int32
+    assert _codes_agree(codes, expected, margins)
+    assert np.mean(codes == expected) > 0.99
+    assert len(np.unique(codes[:, 0])) > 3  # a definition that always says the same would prove nothing
+
+
+@pytest.mark.parametrize("config", [TINY, GROUPED], ids=["tiny", "grouped"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_any_cut_gives_the_same_codes(config: MimiConfig, chunk: int) -> None:
+    codec = _codec(config)
+    samples = _sound(config, 40)
+    state = codec.new_encode_state()
+    step = chunk * config.frame_samples
+    parts = [codec.encode_frames(state, samples[i : i + step]) for i in range(0, len(samples), step)]
+    assert np.array_equal(np.concatenate(parts), codec.encode(samples))
+    assert state.frames == 40
+
+
+def test_encode_refuses_what_is_no_whole_frame_or_another_codecs() -> None:
+    codec = _codec(TINY)
+    with pytest.raises(ValueError, match="multiple of 24"):
+        codec.encode_frames(codec.new_encode_state(), np.zeros(25, np.float32))
+    with pytest.raises(ValueError, match="belongs to another encoder"):
+        codec.encode_frames(_codec(TINY).new_encode_state(), np.zeros(24, np.float32))
+    assert codec.encode(np.zeros(0, np.float32)).shape == (0, TINY.codebooks)

@@ -1,4 +1,4 @@
-"""The Mimi codec: frames of codes to sound.
+"""The Mimi codec: frames of codes to sound, and sound to frames of codes.
 
 :func:`open_codec` gives a :class:`Codec` from a model file. Its weights are read once and shared by all
 streams; what one stream remembers from call to call is a state, made by ``new_state()`` and passed in.
@@ -22,7 +22,7 @@ CodecKind = Literal["native", "moshi"]
 
 
 class Codec(Protocol):
-    """Frames of codes to samples, streaming."""
+    """Frames of codes to samples and back, streaming."""
 
     @property
     def sample_rate(self) -> int:
@@ -40,6 +40,21 @@ class Codec(Protocol):
 
         ``codes`` (B, F, K) int32; K may exceed the number of codebooks that the codec was opened with, the
         first ones are used. Codes outside a codebook (the reserved ones) count as its nearest entry.
+        """
+
+    def encode(self, samples: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Codes (F, K) int32, all codebooks, of mono samples (N,) at the codec's rate.
+
+        The last frame is filled with silence. :func:`csm_hybrid.codec.sound.prepare` brings any sound here.
+        """
+
+    def new_encode_state(self) -> Any:
+        """A stream of sound to encode that begins; belongs to this codec."""
+
+    def encode_frames(self, state: Any, samples: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,); the state moves on.
+
+        The codes are the same however the frames are cut into calls.
         """
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from csm_hybrid import _native
-from csm_hybrid.codec.schema import decoder_shapes
+from csm_hybrid.codec.schema import decoder_shapes, encoder_shapes
+from csm_hybrid.codec.sound import whole_frames
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig
 
@@ -39,9 +41,20 @@ class NativeCodec:
         """``tensors``: canonical names (:mod:`csm_hybrid.codec.schema`), float32. Raises ModelInvalid."""
         self.config = config
         self._codebooks = config.codebooks if codebooks is None else codebooks
+        self._tensors = tensors
+        self._pool = pool
         wanted = {name: tensors[name] for name in decoder_shapes(config) if name in tensors}
         try:
             self._decoder = _native.MimiDecoder(config=config, tensors=wanted, pool=pool)
+        except ValueError as error:
+            raise ModelInvalid(str(error)) from error
+
+    @cached_property
+    def _encoder(self) -> _native.MimiEncoder:
+        """Made when first asked for: most processes only decode, and its weights are as many again."""
+        wanted = {name: self._tensors[name] for name in encoder_shapes(self.config) if name in self._tensors}
+        try:
+            return _native.MimiEncoder(config=self.config, tensors=wanted, pool=self._pool)
         except ValueError as error:
             raise ModelInvalid(str(error)) from error
 
@@ -63,6 +76,19 @@ class NativeCodec:
         """See :meth:`csm_hybrid.codec.Codec.decode`. Raises ValueError for shapes that do not fit."""
         codes = np.ascontiguousarray(codes, dtype=np.int32)
         return self._decoder.decode(states=states, codes=codes, codebooks=self._codebooks)
+
+    def encode(self, samples: Floats) -> NDArray[np.int32]:
+        """See :meth:`csm_hybrid.codec.Codec.encode`."""
+        return self.encode_frames(self.new_encode_state(), whole_frames(samples, self.frame_samples))
+
+    def new_encode_state(self) -> _native.MimiEncoderState:
+        """A stream of sound to encode that begins."""
+        return self._encoder.new_state()
+
+    def encode_frames(self, state: _native.MimiEncoderState, samples: Floats) -> NDArray[np.int32]:
+        """See :meth:`csm_hybrid.codec.Codec.encode_frames`. Raises ValueError where frames are not whole."""
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
+        return self._encoder.encode(state=state, samples=samples)
 
 
 def tensors_of(bundle: Bundle) -> dict[str, Floats]:

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "mimi/decoder.h"
+#include "mimi/encoder.h"
 #include "thread_pool.h"
 
 namespace py = pybind11;
@@ -110,6 +111,31 @@ Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, 
   return out;
 }
 
+struct PyEncoder {
+  PyEncoder(const py::object &config, py::dict tensors, std::shared_ptr<ThreadPool> pool)
+      : held(std::move(tensors)), pool(pool_of(std::move(pool))), core(config_of(config), tensors_of(held)) {}
+
+  py::dict held;  // the codebooks' rows are read in place
+  std::shared_ptr<ThreadPool> pool;
+  mimi::Encoder core;
+};
+
+Codes encode(PyEncoder &self, mimi::EncoderState &state, const Floats &samples) {
+  const mimi::Config &config = self.core.config();
+  if (state.owner != &self.core) throw std::invalid_argument("the state belongs to another encoder");
+  if (samples.ndim() != 1 || samples.shape(0) % config.frame_samples != 0)
+    throw std::invalid_argument("samples must be (N,) with N a multiple of " + std::to_string(config.frame_samples));
+  const ptrdiff_t frames = samples.shape(0) / config.frame_samples;
+  Codes out({frames, static_cast<ptrdiff_t>(config.codebooks)});
+  const float *in = samples.data();
+  int *codes = out.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    self.core.encode(*self.pool, state, in, static_cast<int>(frames), codes);
+  }
+  return out;
+}
+
 }  // namespace
 
 void bind_mimi(py::module_ &m) {
@@ -134,6 +160,22 @@ void bind_mimi(py::module_ &m) {
            "codebook count as its nearest entry. codebooks: how many of the K to use, 0 for all.\n\n"
            "The samples are the same bit for bit however frames are cut into calls and streams grouped.\n"
            "Raises ValueError for shapes that do not fit, foreign or repeated states.");
+
+  py::class_<mimi::EncoderState>(m, "MimiEncoderState",
+        "What one stream of sound remembers from call to call. Made by MimiEncoder.new_state().")
+      .def_property_readonly("frames", [](const mimi::EncoderState &s) { return s.frames; }, "Frames encoded so far.")
+      .def_property_readonly("bytes", &mimi::EncoderState::bytes, "Bytes that the state takes.");
+  py::class_<PyEncoder>(m, "MimiEncoder",
+        "Samples to frames of codes, streaming. Arguments and errors as MimiDecoder's.")
+      .def(py::init<const py::object &, py::dict, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
+           py::arg("tensors"), py::arg("pool") = nullptr)
+      .def("new_state",
+           [](const PyEncoder &self) { return std::make_unique<mimi::EncoderState>(self.core.new_state()); },
+           "A stream that begins.", py::keep_alive<0, 1>())
+      .def("encode", &encode, py::kw_only(), py::arg("state"), py::arg("samples").noconvert(),
+           "Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,) float32; state moves on.\n\n"
+           "The codes are the same however the samples are cut into calls.\n"
+           "Raises ValueError for a length that is no whole number of frames or a foreign state.");
 }
 
 }  // namespace csm

@@ -126,6 +126,12 @@ size_t window_scratch(const Conv &conv, int streams, int steps) {
          static_cast<size_t>(conv.in);
 }
 
+size_t Contexts::bytes() const {
+  size_t floats = 0;
+  for (const Buffer &context : kept) floats += context.size();
+  return floats * sizeof(float);
+}
+
 void make_contexts(Contexts &contexts, const std::vector<const Conv *> &convs) {
   for (const Conv *conv : convs)
     contexts.kept.emplace_back(static_cast<size_t>(conv->context()) * static_cast<size_t>(conv->in));

@@ -71,6 +71,8 @@ size_t window_scratch(const Conv &conv, int streams, int steps);
 // Contexts of one stream's convolutions, by slot.
 struct Contexts {
   std::vector<Buffer> kept;
+
+  size_t bytes() const;
 };
 void make_contexts(Contexts &contexts, const std::vector<const Conv *> &convs);
 

@@ -18,14 +18,7 @@ DecoderBlock load_block(Tensors &tensors, const Config &config, int index, int c
   DecoderBlock block;
   block.up = load_transposed(tensors, at + ".up", channels, channels / 2, config.ratios[static_cast<size_t>(index)], 1,
                              true);
-  const int out = channels / 2, hidden = out / config.compress;
-  int dilation = 1;
-  for (int j = 0; j < config.residual_layers; ++j, dilation *= config.dilation_growth) {
-    const std::string res = at + ".res." + std::to_string(j);
-    block.residuals.push_back(
-        {load_conv(tensors, res + ".conv1", hidden, out, config.residual_kernel, 1, dilation, true),
-         load_conv(tensors, res + ".conv2", out, hidden, 1, 1, 1, true)});
-  }
+  block.residuals = load_residuals(tensors, at, channels / 2, config);
   return block;
 }
 
@@ -72,12 +65,7 @@ std::vector<const Conv *> DecoderWeights::convs() const {
   return all;
 }
 
-size_t DecoderState::bytes() const {
-  size_t floats = 0;
-  for (const KvCache &cache : transformer.layers) floats += cache.keys.size() + cache.values.size();
-  for (const Buffer &context : contexts.kept) floats += context.size();
-  return floats * sizeof(float);
-}
+size_t DecoderState::bytes() const { return transformer.bytes() + contexts.bytes(); }
 
 Decoder::Decoder(const Config &config, Tensors tensors) : config_(config) {
   config.check();
@@ -167,12 +155,7 @@ void Decoder::reserve(int streams, int frames, int members) {
 void Decoder::reserve_block(size_t index, int streams, int frames) {
   const DecoderBlock &block = weights_.blocks[index];
   const int steps = frames * steps_before(index + 1), channels = block.up.out;
-  scratch_.raw.need(signal_size(streams, 0, steps, channels));
-  for (const Residual &residual : block.residuals) {
-    scratch_.active.need(signal_size(streams, residual.conv1.context(), steps, channels));
-    scratch_.inner.need(signal_size(streams, 0, steps, residual.conv1.out));
-    scratch_.windows.need(window_scratch(residual.conv1, streams, steps));
-  }
+  scratch_.block.need(block.residuals, streams, steps, channels);
   for (Buffer &between : scratch_.between)
     between.need(signal_size(streams, conv_after(index).context(), steps, channels));
 }
@@ -236,31 +219,12 @@ Signal Decoder::run_block(const Member &member, size_t index, const Signal &in, 
                           Buffer &into) {
   const DecoderBlock &block = weights_.blocks[index];
   const Conv &next = conv_after(index);
-  const int steps = in.steps * block.up.phases, channels = block.up.out;
-  const Signal out = signal_at(into.data(), in.streams, next.context(), steps, channels);
-  const Signal raw = signal_at(scratch_.raw.data(), in.streams, 0, steps, channels);
-  const size_t count = block.residuals.size();
-  const auto active_for = [&](size_t j) {
-    return signal_at(scratch_.active.data(), in.streams, block.residuals[j].conv1.context(), steps, channels);
-  };
-  const auto recall_for = [&](size_t j) {
-    j < count ? recall(member, block.residuals[j].conv1, active_for(j), streams) : recall(member, next, out, streams);
-  };
-  recall_for(0);
-  convolve(member, block.up, in, {raw, count ? active_for(0) : out, Activation::elu, {}}, nullptr);
+  const Signal out =
+      signal_at(into.data(), in.streams, next.context(), in.steps * block.up.phases, block.up.out);
+  recall_active(member, block.residuals, 0, out, next, streams, scratch_.block);
+  convolve(member, block.up, in, block_input(block.residuals, out, scratch_.block), nullptr);
   member.barrier();
-  for (size_t j = 0; j < count; ++j) {
-    const Residual &residual = block.residuals[j];
-    const Signal inner = signal_at(scratch_.inner.data(), in.streams, 0, steps, residual.conv1.out);
-    convolve(member, residual.conv1, active_for(j), {{}, inner, Activation::elu, {}}, scratch_.windows.data());
-    keep(member, residual.conv1, active_for(j), streams);
-    member.barrier();
-    const bool last = j + 1 == count;
-    recall_for(j + 1);
-    convolve(member, residual.conv2, inner,
-             {last ? Signal{} : raw, last ? out : active_for(j + 1), Activation::elu, raw}, nullptr);
-    member.barrier();
-  }
+  run_residuals(member, block.residuals, out, next, streams, scratch_.block);
   return out;
 }
 

@@ -11,15 +11,10 @@
 
 #include "mimi/config.h"
 #include "mimi/conv.h"
+#include "mimi/seanet.h"
 #include "mimi/transformer.h"
 
 namespace csm::mimi {
-
-// One residual block: x + conv2(elu(conv1(elu(x)))).
-struct Residual {
-  Conv conv1;  // channels -> channels / compress, dilated
-  Conv conv2;  // back, kernel 1
-};
 
 struct DecoderBlock {
   Conv up;  // channels -> channels / 2, `ratio` steps from one
@@ -74,8 +69,7 @@ class Decoder {
     Buffer latent;              // signal of width, a step per frame
     Buffer hidden;              // signal of width, at the transformer's rate
     Buffer between[3];          // signals from block to block
-    Buffer raw, active, inner;  // signals inside a block
-    Buffer windows;             // of dilated convolutions
+    BlockScratch block;
     TransformerScratch transformer;
   };
   struct Pass;  // one call on some of the frames

@@ -184,6 +184,12 @@ TransformerState make_state(const Transformer &t) {
   return state;
 }
 
+size_t TransformerState::bytes() const {
+  size_t floats = 0;
+  for (const KvCache &cache : layers) floats += cache.keys.size() + cache.values.size();
+  return floats * sizeof(float);
+}
+
 void TransformerScratch::need(const Transformer &t, int rows, int members) {
   const auto n = static_cast<size_t>(rows);
   normed.need(n * static_cast<size_t>(t.width));

@@ -43,6 +43,8 @@ struct KvCache {
 struct TransformerState {
   long position = 0;  // steps so far
   std::vector<KvCache> layers;
+
+  size_t bytes() const;
 };
 TransformerState make_state(const Transformer &transformer);
 

@@ -1,0 +1,102 @@
+// Sound to codes: SEANet encoder, transformer, learned downsampling, split residual vector quantiser.
+//
+// kyutai moshi, models/compression.py MimiModel.encode, modules/seanet.py SEANetEncoder and quantization/vq.py, with
+// all streaming state in a value that is passed in. Memory does not depend on the length of the sound.
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "mimi/config.h"
+#include "mimi/conv.h"
+#include "mimi/seanet.h"
+#include "mimi/transformer.h"
+
+namespace csm::mimi {
+
+struct EncoderBlock {
+  std::vector<Residual> residuals;
+  Conv down;  // channels -> 2 * channels, one step from `ratio`
+};
+
+struct Codebook {
+  const float *rows;  // (codebook_size, codebook_dim), the caller's memory
+  Matrix scores;      // the same packed, with bias -|row|^2 / 2: the nearest row has the highest score
+};
+
+struct EncoderWeights {
+  Conv conv_in;  // 1 -> filters
+  std::vector<EncoderBlock> blocks;
+  Conv conv_out;  // filters * 2^ratios -> width
+  Transformer transformer;
+  Conv downsample;  // width -> width, one step from `stride`; begins with its first input repeated
+  Matrix in_proj;   // (2 * codebook_dim, width): semantic and acoustic
+  std::vector<Codebook> codebooks;
+
+  std::vector<const Conv *> convs() const;  // those with context, by slot
+};
+
+struct EncoderState {
+  EncoderState() = default;
+  EncoderState(EncoderState &&) = default;
+  EncoderState(const EncoderState &) = delete;
+
+  const void *owner = nullptr;  // the encoder that made it
+  long frames = 0;              // encoded so far
+  TransformerState transformer;
+  Contexts contexts;
+
+  size_t bytes() const;
+};
+
+class Encoder {
+ public:
+  // Codebooks stay in the caller's memory and must outlive the encoder; all else is copied.
+  // Throws std::invalid_argument for a bad configuration or, all together, bad tensors.
+  Encoder(const Config &config, Tensors tensors);
+
+  EncoderState new_state() const;
+
+  // samples (frames * frame_samples); codes (frames, codebooks).
+  void encode(ThreadPool &pool, EncoderState &state, const float *samples, int frames, int *codes);
+
+  const Config &config() const { return config_; }
+
+ private:
+  // Signals of the blocks that run frame by frame, and of those that run on a whole pass.
+  struct Stage {
+    Buffer between;  // elu(x) with the context of the block's downsampling convolution
+    BlockScratch block;
+  };
+  struct Scratch {
+    Buffer audio;
+    Stage slice, whole;
+    Buffer tail;    // elu(x) for conv_out
+    Buffer hidden;  // signal of width, at the transformer's rate
+    Buffer latent;  // (frames, width)
+    Buffer rest;    // (frames, 2 * codebook_dim): what the codes so far leave
+    Buffer scores;  // (frames, codebook_size)
+    TransformerScratch transformer;
+  };
+  struct Pass;
+
+  void reserve(int frames, int members);
+  int steps_after(size_t blocks) const;  // steps per frame after so many blocks
+  size_t sliced() const;                 // blocks that run frame by frame
+  Signal block_output(size_t index, int frames, Stage &stage) const;
+  Outputs input_of(size_t index, int frame, int frames, Stage &stage);
+
+  // What one member does, in order; every stage ends with a barrier.
+  void run(const Member &member, const Pass &pass);
+  void run_slice(const Member &member, const Pass &pass, int frame);
+  void run_block(const Member &member, const Pass &pass, size_t index, int frames, Stage &stage, const Outputs &out);
+  void quantise(const Member &member, const Pass &pass);
+  void choose(const Member &member, const Pass &pass, int k);
+
+  Config config_;
+  EncoderWeights weights_;
+  std::mutex mutex_;  // one call at a time: the scratch is shared
+  Scratch scratch_;
+};
+
+}  // namespace csm::mimi
