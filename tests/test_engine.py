@@ -1,0 +1,226 @@
+"""The engine's bookkeeping, with stand-ins for the towers and the codec whose results are easy to predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from csm_hybrid.engine import PREFILL_CHUNK, Engine, Request, Stream
+from csm_hybrid.errors import EngineError
+from csm_hybrid.model.config import Sampling
+
+K, WIDTH, VOCAB, FRAME_SAMPLES = 3, 2, 11, 4
+GREEDY = Sampling(temperature=0.0, top_k=1)
+
+
+class Config:
+    codebooks = K
+    end_code = 0
+
+
+class Embedder:
+    """A frame becomes (its first entry, 0): what the backbone was fed can be read back."""
+
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        return np.stack([frames[:, -1], np.zeros(len(frames))], axis=1).astype(np.float32)
+
+    def codes(self, codes: np.ndarray) -> np.ndarray:
+        return np.stack([codes[:, 0], np.zeros(len(codes))], axis=1).astype(np.float32)
+
+
+class Backbone:
+    """Remembers every pass; its hidden state is (last entry fed, positions so far)."""
+
+    def __init__(self) -> None:
+        self.fed: dict[int, list[float]] = {}
+        self.passes: list[int] = []
+        self.poison: float | None = None
+
+    def decode(self, embeddings: Any, positions: Any, sequences: Any, outputs: Any) -> tuple[Any, Any]:
+        self.passes.append(len(embeddings))
+        hidden = []
+        for row, position, sequence, wanted in zip(embeddings, positions, sequences, outputs, strict=True):
+            history = self.fed.setdefault(int(sequence), [])
+            assert position == len(history), "positions must follow one another"
+            history.append(float(row[0]))
+            if wanted:
+                hidden.append([np.nan if row[0] == self.poison else row[0], len(history)])
+        states = np.array(hidden, dtype=np.float32).reshape(-1, WIDTH)
+        return states, np.zeros((len(hidden), VOCAB), dtype=np.float32)
+
+    def forget(self, sequence: int) -> None:
+        self.fed.pop(sequence, None)
+
+
+class Decoder:
+    """Every code is the entry fed last minus one: after a prompt that ends in n come n - 1 frames, then zeros."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.broken = False
+
+    def decode_frames(self, *, hidden: np.ndarray, c0_logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+        if self.broken:
+            raise EngineError("broken")
+        assert len(hidden) == len(c0_logits) == len(samplers)
+        self.batches.append(len(hidden))
+        return np.repeat(hidden[:, :1].astype(np.int32) - 1, K, axis=1)
+
+
+class Codec:
+    """Every sample is the frame's code; a state counts the frames it has seen."""
+
+    def new_state(self) -> list[int]:
+        return []
+
+    def decode(self, states: list[list[int]], codes: np.ndarray) -> np.ndarray:
+        assert len(states) == len(codes)
+        for state, row in zip(states, codes, strict=True):
+            state.append(int(row[0, 0]))
+        return np.repeat(codes[:, 0, :1], FRAME_SAMPLES, axis=1).astype(np.float32)
+
+
+@pytest.fixture
+def parts() -> tuple[Backbone, Decoder]:
+    return Backbone(), Decoder()
+
+
+def engine(parts: tuple[Backbone, Decoder], slots: int = 1) -> Engine:
+    backbone, decoder = parts
+    return Engine(Config(), backbone, Embedder(), decoder, Codec(), slots=slots)  # type: ignore[arg-type]
+
+
+def request(last: int, length: int = 2, max_frames: int = 100) -> Request:
+    prompt = np.full((length, K + 1), -1, dtype=np.int32)
+    prompt[:, -1] = 99
+    prompt[-1, -1] = last
+    return Request(prompt, GREEDY, max_frames, seed=1)
+
+
+def run(machine: Engine, limit: int = 1000) -> int:
+    steps = 0
+    while machine.step():
+        steps += 1
+        assert steps < limit
+    return steps
+
+
+def heard(stream: Stream) -> list[int]:
+    return [int(chunk[0]) for chunk in stream.audio]
+
+
+def test_a_stream_speaks_until_the_end_frame(parts: Any) -> None:
+    machine = engine(parts)
+    stream = machine.submit(request(5))
+    run(machine)
+    assert heard(stream) == [4, 3, 2, 1]
+    assert stream.finish_reason == "eos"
+    assert parts[0].fed == {}, "the slot's positions must be forgotten"
+
+
+def test_end_of_speech_in_the_very_first_frame(parts: Any) -> None:
+    machine = engine(parts)
+    stream = machine.submit(request(1))
+    run(machine)
+    assert (heard(stream), stream.finish_reason, stream.frames) == ([], "eos", 0)
+
+
+def test_length_ends_a_stream(parts: Any) -> None:
+    machine = engine(parts)
+    stream = machine.submit(request(50, max_frames=3))
+    run(machine)
+    assert (heard(stream), stream.finish_reason) == ([49, 48, 47], "length")
+
+
+def test_streams_beyond_the_slots_wait_in_order_and_share_steps(parts: Any) -> None:
+    machine = engine(parts, slots=2)
+    streams = [machine.submit(request(n)) for n in (6, 4, 3)]
+    machine.step()
+    assert (machine.running, machine.waiting) == (2, 1)
+    run(machine)
+    assert [heard(s) for s in streams] == [[5, 4, 3, 2, 1], [3, 2, 1], [2, 1]]
+    assert max(parts[1].batches) == 2
+
+
+def test_a_long_prompt_does_not_stall_a_running_stream(parts: Any) -> None:
+    machine = engine(parts, slots=2)
+    first = machine.submit(request(60))
+    machine.step()
+    late = machine.submit(request(3, length=3 * PREFILL_CHUNK))
+    before = first.frames
+    machine.step()
+    machine.step()
+    assert first.frames == before + 2
+    assert late.frames == 0
+    assert max(parts[0].passes) <= PREFILL_CHUNK + 1
+    run(machine)
+    assert heard(late) == [2, 1]
+
+
+def test_a_long_prompt_alone_is_taken_in_at_once(parts: Any) -> None:
+    machine = engine(parts)
+    machine.submit(request(3, length=5 * PREFILL_CHUNK))
+    machine.step()
+    assert parts[0].passes == [5 * PREFILL_CHUNK]
+
+
+def test_cancelling_frees_the_slot_at_once(parts: Any) -> None:
+    machine = engine(parts)
+    first, second = machine.submit(request(50)), machine.submit(request(3))
+    machine.step()
+    machine.cancel(first)
+    machine.cancel(first)
+    assert machine.running == 0
+    run(machine)
+    assert (first.finish_reason, heard(second)) == ("cancelled", [2, 1])
+
+
+def test_cancelling_a_waiting_stream(parts: Any) -> None:
+    machine = engine(parts)
+    machine.submit(request(3))
+    waiting = machine.submit(request(3))
+    machine.cancel(waiting)
+    run(machine)
+    assert (waiting.finish_reason, waiting.frames) == ("cancelled", 0)
+
+
+def test_a_paused_stream_keeps_its_slot_and_its_place(parts: Any) -> None:
+    machine = engine(parts, slots=2)
+    slow, other = machine.submit(request(5)), machine.submit(request(5))
+    machine.step()
+    slow.paused = True
+    run(machine)
+    assert (heard(slow), slow.finished, heard(other)) == ([4], False, [4, 3, 2, 1])
+    slow.paused = False
+    run(machine)
+    assert heard(slow) == [4, 3, 2, 1]
+
+
+def test_a_stream_whose_numbers_go_bad_fails_alone(parts: Any) -> None:
+    machine = engine(parts, slots=2)
+    parts[0].poison = 5.0
+    bad, good = machine.submit(request(7)), machine.submit(request(4))
+    run(machine)
+    assert (heard(bad), bad.finish_reason) == ([6, 5], "error")
+    assert isinstance(bad.error, EngineError)
+    assert (heard(good), good.finish_reason) == ([3, 2, 1], "eos")
+
+
+def test_the_engine_lives_on_after_a_failing_step(parts: Any) -> None:
+    machine = engine(parts)
+    stream = machine.submit(request(4))
+    parts[1].broken = True
+    machine.step()
+    assert stream.finish_reason == "error"
+    parts[1].broken = False
+    again = machine.submit(request(4))
+    run(machine)
+    assert heard(again) == [3, 2, 1]
+
+
+def test_a_seed_is_made_when_none_is_given(parts: Any) -> None:
+    machine = engine(parts)
+    seeds = {machine.submit(Request(request(2).prompt, GREEDY, 1)).seed for _ in range(4)}
+    assert len(seeds) == 4
