@@ -1,0 +1,54 @@
+"""The ``csm-hybrid`` command: parses, calls the library, and turns its errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import CsmError
+
+# Each command lives in the module of its name and is imported when it is asked for, so that --help stays quick.
+COMMANDS = {
+    "say": "Speak a text into an audio file, a pipe or the loudspeaker.",
+    "quantize": "Convert a checkpoint into a single-file model.",
+}
+
+
+class _Failure(click.ClickException):
+    def __init__(self, error: CsmError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __name__), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CsmError as error:
+            raise _Failure(error) from error
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="csm-hybrid")
+def main() -> None:
+    """A fast, small speech engine for Sesame's CSM: text in, speech out, on a plain CPU.
+
+    Without a model, a small embedded voice speaks. Exit codes: 0 success, 1 error, 2 wrong usage or input,
+    3 unusable model, 4 output that cannot be written, 5 engine failure, 130 interrupted.
+    """

@@ -1,0 +1,191 @@
+"""``csm-hybrid say``: a text becomes a file, a stream or sound."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
+
+if TYPE_CHECKING:
+    from ..audio import AudioSink
+    from ..speech import Model, SpeechStream
+
+DEFAULT_TEXT = "Hello there, this is a test"
+_END = {
+    "eos": "the model ended it",
+    "length": "cut at the longest length, --max-audio-len-ms",
+    "cancelled": "interrupted",
+}
+
+
+@click.command(short_help="Speak a text.")
+@click.argument("text", required=False)
+@click.option("--text", "text_option", help='The text, if not given as TEXT; "-" reads standard input.')
+@click.option("--text-file", type=click.Path(path_type=Path, dir_okay=False), help="A UTF-8 file with the text.")
+@click.option(
+    "--output",
+    "-o",
+    default="csm_output.wav",
+    show_default=True,
+    help='Audio file: .wav, .flac, .ogg or .mp3; "-" streams a WAV to standard output.',
+)
+@click.option("--play", is_flag=True, help="Play the sound; a file is then written only with --output.")
+@click.option("--speaker-id", type=click.IntRange(0), default=0, show_default=True, help="The speaker's number.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 10),
+    help="Variation; 0 always takes the likeliest code.  [default: the model's own, else 0.7]",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(1),
+    help="Draw from this many likeliest codes.  [default: the model's own, else 100]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a speech exactly.  [default: random]")
+@click.option(
+    "--max-audio-len-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=30000,
+    show_default=True,
+    help="The longest audio, in milliseconds.",
+)
+@click.option(
+    "--buffer-size",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Frames (80 ms each) per written piece; the sound does not depend on it.",
+)
+@click.option(
+    "--tokenizer-template",
+    help='How speaker and text are put together, such as "[{speaker}]{text}".  [default: the model\'s own]',
+)
+@add_options(MODEL_OPTIONS)
+@add_options(ENGINE_OPTIONS)
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing on standard error but errors.")
+def say(**values: Any) -> None:
+    """Speak TEXT into an audio file (csm_output.wav unless --output names another).
+
+    \b
+    csm-hybrid say "Hello from a small voice."
+    csm-hybrid say "Hello." --weights-path csm-1b-q8_0.gguf -o hello.mp3
+    echo "Read from a pipe." | csm-hybrid say - -o - | ffplay -nodisp -autoexit -
+    """
+    text = _text(values.pop("text"), values.pop("text_option"), values.pop("text_file"))
+    quiet = values.pop("quiet")
+    flags = model_flags(values)
+    settings = engine_settings(values)
+    output, play = _output(values.pop("output"), values.pop("play"))
+
+    from ..audio import check_output
+    from ..speech import Model
+
+    if output is not None and output != "-":
+        check_output(Path(output))
+    with Model(find_model(flags, quiet=quiet), **settings) as model:
+        stream = model.stream(
+            text,
+            speaker=values["speaker_id"],
+            temperature=values["temperature"],
+            top_k=values["top_k"],
+            seed=values["seed"],
+            max_seconds=values["max_audio_len_ms"] / 1000,
+            buffer_frames=values["buffer_size"],
+            template=values["tokenizer_template"],
+        )
+        _write(model, stream, output, play, _Progress(model, stream, quiet))
+
+
+def _text(argument: str | None, option: str | None, file: Path | None) -> str:
+    given = [value for value in (argument, option, file) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError("give the text once: as TEXT, by --text or by --text-file")
+    try:
+        if file is not None:
+            return file.read_text(encoding="utf-8")
+        text = DEFAULT_TEXT if not given else str(given[0])
+        return sys.stdin.buffer.read().decode("utf-8") if text == "-" else text
+    except OSError as error:
+        raise InputError(f"cannot read the text file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file or 'standard input'} is not UTF-8 text: {error}") from error
+
+
+def _output(output: str, play: bool) -> tuple[str | None, bool]:
+    """Where the sound goes: with --play alone, to no file."""
+    context = click.get_current_context()
+    named = context.get_parameter_source("output") is not click.core.ParameterSource.DEFAULT
+    return (output if named or not play else None), play
+
+
+def _write(model: Model, stream: SpeechStream, output: str | None, play: bool, progress: _Progress) -> None:
+    from ..audio import open_file, open_speaker, open_stdout
+
+    interrupted = False
+    try:
+        with ExitStack() as stack:
+            sinks: list[AudioSink] = []
+            if output == "-":
+                sinks.append(stack.enter_context(open_stdout(model.sample_rate)))
+            elif output is not None:
+                sinks.append(stack.enter_context(open_file(Path(output), model.sample_rate)))
+            if play:
+                sinks.append(stack.enter_context(open_speaker(model.sample_rate)))
+            for chunk in stream:
+                for sink in sinks:
+                    sink.write(chunk)
+                progress.update()
+    except KeyboardInterrupt:
+        stream.close()
+        interrupted = True
+    finally:
+        progress.clear()
+    progress.end(output)
+    if interrupted:
+        sys.exit(130)
+
+
+class _Progress:
+    """One line on standard error: how much has been spoken, how fast, and how soon the first sound came."""
+
+    def __init__(self, model: Model, stream: SpeechStream, quiet: bool) -> None:
+        self._frame_rate = model.config.frame_rate
+        self._stream = stream
+        self._quiet = quiet
+        self._live = not quiet and sys.stderr.isatty()
+        self._begin = time.perf_counter()
+
+    def _figures(self) -> str:
+        seconds = self._stream.frames / self._frame_rate
+        speed = seconds / (time.perf_counter() - self._begin)
+        first = self._stream.first_audio_seconds
+        text = f"{seconds:.2f} s spoken, {speed:.1f}x real time"
+        return text if first is None else f"{text}, first audio after {first:.2f} s"
+
+    def update(self) -> None:
+        if self._live:
+            click.echo(f"\r\033[K{self._figures()}", nl=False, err=True)
+
+    def clear(self) -> None:
+        if self._live:
+            click.echo("\r\033[K", nl=False, err=True)
+
+    def end(self, output: str | None) -> None:
+        if self._quiet:
+            return
+        if self._stream.frames == 0 and self._stream.finish_reason == "eos":
+            click.echo(
+                "The model ended the speech before its first sound, so the audio is empty: try another --seed,"
+                " a higher --temperature or a longer text.",
+                err=True,
+            )
+        where = f"{output}: " if output not in (None, "-") else ""
+        why = _END.get(self._stream.finish_reason or "cancelled", "")
+        click.echo(f"{where}{self._figures()}; {why} (seed {self._stream.seed}).", err=True)

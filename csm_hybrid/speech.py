@@ -1,0 +1,280 @@
+"""The public API: load a model, get speech whole or as it is made.
+
+import csm_hybrid
+
+with csm_hybrid.load() as model:            # the embedded voice; or load("csm-1b-q8_0.gguf")
+    for chunk in model.stream("Hello."):    # float32 arrays, mono, at model.sample_rate
+        ...
+    speech = model.speak("Hello.", seed=1)  # speech.samples, speech.finish_reason
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _llama, _native
+from .backbone import Backbone
+from .codebook_decoder import open_decoder
+from .codec import CodecKind, open_codec
+from .engine import Engine, FinishReason, Request, StageTimes, Stream
+from .errors import InputError
+from .model.bundle import Bundle
+from .model.config import ModelConfig, Sampling
+from .model.resolve import embedded_voice
+from .prompt import FrameEmbedder, Frames, PromptBuilder, Segment
+from .threads import default_threads
+
+# csm.rs's defaults, for a model file that brings none of its own.
+DEFAULT_TEMPERATURE = 0.7
+DEFAULT_TOP_K = 100
+DEFAULT_MAX_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A whole utterance: samples (N,) float32 in -1..1, mono; why it ended; the seed that repeats it."""
+
+    samples: NDArray[np.float32]
+    sample_rate: int
+    finish_reason: FinishReason
+    seed: int
+    codes: NDArray[np.int32]  # (F, K)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the sound."""
+        return len(self.samples) / self.sample_rate
+
+
+class SpeechStream(Iterator[NDArray[np.float32]]):
+    """Chunks of an utterance as they are made; read ``finish_reason`` when they have ended.
+
+    Every chunk is a float32 array (n,) in -1..1. Close it, or leave its ``with`` block, to stop early.
+    """
+
+    def __init__(self, model: Model, stream: Stream, buffer_frames: int) -> None:
+        self._model = model
+        self._stream = stream
+        self._buffer_frames = buffer_frames
+        self._begin = time.perf_counter()
+        self.first_audio_seconds: float | None = None
+
+    def __next__(self) -> NDArray[np.float32]:
+        stream = self._stream
+        self._model._advance(stream, self._buffer_frames)
+        if stream.error is not None:
+            raise stream.error
+        if not stream.audio:
+            raise StopIteration
+        if self.first_audio_seconds is None:
+            self.first_audio_seconds = time.perf_counter() - self._begin
+        count = min(len(stream.audio), self._buffer_frames)
+        return np.concatenate([stream.audio.popleft() for _ in range(count)])
+
+    def __enter__(self) -> SpeechStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the utterance; does nothing when it has ended."""
+        self._model._cancel(self._stream)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """``eos`` (the model ended the speech), ``length``, ``cancelled``, ``error``; None while it runs."""
+        return self._stream.finish_reason
+
+    @property
+    def frames(self) -> int:
+        """Frames made so far."""
+        return self._stream.frames
+
+    @property
+    def seed(self) -> int:
+        """The seed in use; given again, it repeats the utterance exactly."""
+        return self._stream.seed
+
+    @property
+    def codes(self) -> NDArray[np.int32]:
+        """The codes made so far, (F, K) int32."""
+        k = self._model.config.codebooks
+        return np.array(self._stream.codes, dtype=np.int32).reshape(-1, k)
+
+
+class Model:
+    """A loaded model. Safe to use from several threads; up to ``slots`` streams advance together.
+
+    ``path`` is a single-file model (GGUF). ``gpu`` lets llama.cpp offload to a GPU when its build can;
+    ``decoder`` is ``auto``, ``native`` or ``llama``; ``codec`` is ``native`` or ``moshi`` (an extra).
+    Raises ModelNotFound, ModelInvalid, DeviceError.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        slots: int = 1,
+        gpu: bool = True,
+        decoder: str = "auto",
+        codec: CodecKind = "native",
+        codebooks: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, not {threads}")
+        if slots < 1:
+            raise InputError(f"slots must be at least 1, not {slots}")
+        self.threads = threads or default_threads()
+        self._lock = threading.RLock()
+        with ExitStack() as stack:
+            bundle = stack.enter_context(Bundle.open(path))
+            self.config: ModelConfig = bundle.config
+            self._pool = _native.ThreadPool(threads=self.threads)
+            offset, _ = bundle.embedded("backbone.gguf")
+            backbone = Backbone(
+                bundle.path,
+                offset,
+                bundle.config,
+                threads=self.threads,
+                sequences=slots,
+                gpu_layers=-1 if gpu else 0,
+            )
+            stack.callback(backbone.close)
+            engine = decoder
+            if decoder == "auto":
+                engine = "llama" if gpu and _llama.offloads_to_gpu() else "native"
+            self.codebook_decoder = open_decoder(bundle, self._pool, engine=engine, max_streams=slots)
+            self.codec = open_codec(bundle, self._pool, kind=codec, codebooks=codebooks)
+            self.backbone = backbone
+            self.embedder = FrameEmbedder(bundle)
+            self._tokenizer_json = bundle.tokenizer_json
+            self._builders: dict[str | None, PromptBuilder] = {
+                None: PromptBuilder(bundle.config, bundle.tokenizer_json)
+            }
+            self._engine = Engine(
+                bundle.config, backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots
+            )
+            self._stack = stack.pop_all()
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the sound (24000)."""
+        return self.config.codec.sample_rate
+
+    @property
+    def times(self) -> StageTimes:
+        """Seconds spent in each stage since the model was loaded."""
+        return self._engine.times
+
+    def stream(
+        self,
+        text: str,
+        *,
+        speaker: int = 0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        max_seconds: float = DEFAULT_MAX_SECONDS,
+        buffer_frames: int = 1,
+        context: Sequence[Segment] = (),
+        template: str | None = None,
+    ) -> SpeechStream:
+        """Speaks ``text``; gives its sound in chunks of ``buffer_frames`` frames (80 ms each for CSM-1B).
+
+        ``temperature`` (0 is greedy) and ``top_k`` default to the model file's own, else to 0.7 and 100.
+        ``seed`` (0 to 2**63 - 1) repeats an utterance exactly. The sound does not depend on ``buffer_frames``.
+        Raises InputError and PromptTooLong at once; errors while speaking come from the iterator.
+        """
+        if buffer_frames < 1:
+            raise InputError(f"the buffer must be at least 1 frame, not {buffer_frames}")
+        if seed is not None and not 0 <= seed < 2**63:
+            raise InputError(f"the seed must lie in 0..2**63-1, not {seed}")
+        frames = self.max_frames(max_seconds)
+        prompt = self.prompt(text, speaker, context, template=template, max_frames=frames)
+        request = Request(prompt, self.sampling(temperature, top_k), frames, seed)
+        with self._lock:
+            return SpeechStream(self, self._engine.submit(request), buffer_frames)
+
+    def speak(self, text: str, **settings: object) -> Speech:
+        """Speaks ``text`` and returns it whole; takes the settings of ``stream``."""
+        stream = self.stream(text, **settings)  # type: ignore[arg-type]
+        with stream:
+            chunks = list(stream)
+        samples = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
+        assert stream.finish_reason is not None
+        return Speech(samples, self.sample_rate, stream.finish_reason, stream.seed, stream.codes)
+
+    def sampling(self, temperature: float | None = None, top_k: int | None = None) -> Sampling:
+        """The settings given, completed by the model file's and then by the program's defaults."""
+        own = self.config.sampling or Sampling(DEFAULT_TEMPERATURE, DEFAULT_TOP_K)
+        temperature = own.temperature if temperature is None else temperature
+        top_k = own.top_k if top_k is None else top_k
+        if not 0 <= temperature <= 10:
+            raise InputError(f"the temperature must lie in 0..10, not {temperature}")
+        if top_k < 1:
+            raise InputError(f"top-k must be at least 1, not {top_k}")
+        return Sampling(temperature, top_k)
+
+    def max_frames(self, seconds: float) -> int:
+        """How many frames fit in ``seconds``, at least one. Raises InputError when it is not positive."""
+        if not 0 < seconds < float("inf"):
+            raise InputError(f"the longest audio must be a positive time, not {seconds} s")
+        return max(1, int(seconds * self.config.frame_rate + 1e-6))
+
+    def prompt(
+        self,
+        text: str,
+        speaker: int = 0,
+        context: Sequence[Segment] = (),
+        *,
+        template: str | None = None,
+        max_frames: int | None = None,
+    ) -> Frames:
+        """Frames (T, K + 1) of the prompt; see ``csm_hybrid.prompt``."""
+        builder = self._builders.get(template)
+        if builder is None:
+            builder = PromptBuilder(self.config, self._tokenizer_json, template)
+            self._builders[template] = builder
+        return builder.build(text, speaker, context, max_frames=max_frames)
+
+    def close(self) -> None:
+        """Frees the model's memory; streams of it end."""
+        with self._lock:
+            self._stack.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _advance(self, stream: Stream, frames: int) -> None:
+        """Steps the engine until ``stream`` holds that many frames of audio or has finished."""
+        while not stream.finished and len(stream.audio) < frames:
+            with self._lock:
+                if not stream.finished:
+                    self._engine.step()
+
+    def _cancel(self, stream: Stream) -> None:
+        with self._lock:
+            self._engine.cancel(stream)
+
+
+def load(path: str | Path | None = None, **settings: object) -> Model:
+    """Loads a single-file model, or the small embedded voice; takes the settings of ``Model``."""
+    return Model(embedded_voice() if path is None else path, **settings)  # type: ignore[arg-type]
