@@ -143,6 +143,16 @@ def test_all_bad_tensors_are_reported_together() -> None:
     assert "dec.conv_out.bias: shape (2), expected (1)" in str(error.value)
 
 
+def test_golden() -> None:
+    """What moshi gave for the tiny codec (golden/generate_mimi.py)."""
+    with np.load(ROOT / "tests/golden/mimi.npz") as golden:
+        weights = {n.removeprefix("weights/"): golden[n] for n in golden.files if n.startswith("weights/")}
+        codec = NativeCodec(TINY, weights, _native.ThreadPool(threads=2))
+        decoded = codec.decode([codec.new_state()], golden["codes"])[0]
+        assert not _relative_error(decoded, golden["decoded"].astype(np.float64)) > RELATIVE
+        assert np.array_equal(codec.encode(golden["sound"]), golden["encoded"])
+
+
 @pytest.mark.parametrize("isa", _native.available_isas())
 def test_every_instruction_set_is_the_definition(isa: str, tmp_path: Path) -> None:
     """The whole decoder forced to one instruction set, in a process of its own (it is chosen once)."""

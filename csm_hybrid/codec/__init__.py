@@ -59,12 +59,19 @@ class Codec(Protocol):
 
 
 def open_codec(
-    bundle: Bundle, pool: _native.ThreadPool, *, kind: CodecKind = "native", codebooks: int | None = None
+    bundle: Bundle,
+    pool: _native.ThreadPool,
+    *,
+    kind: CodecKind = "native",
+    codebooks: int | None = None,
+    device: str | None = None,
 ) -> Codec:
     """The codec of a model file.
 
-    ``codebooks`` decodes only the first so many (all, when None): less detail, hardly less work. Raises
-    InputError for a number that the codec does not have, ModelInvalid for tensors that do not fit.
+    ``kind`` "moshi" is the reference implementation on torch, for comparison and for CUDA; ``device`` is
+    torch's then (None: CUDA where there is one). ``codebooks`` decodes only the first so many (all, when
+    None): less detail, hardly less work. Raises InputError for a number that the codec does not have, an
+    unknown kind or one that is not installed, ModelInvalid for tensors that do not fit.
     """
     config = bundle.config.codec
     if codebooks is not None and not config.semantic_codebooks <= codebooks <= config.codebooks:
@@ -74,4 +81,8 @@ def open_codec(
         )
     if kind == "native":
         return NativeCodec(config, tensors_of(bundle), pool, codebooks=codebooks)
-    raise InputError(f"no codec is called {kind!r}; choose native")
+    if kind == "moshi":
+        from csm_hybrid.codec.moshi import MoshiCodec  # torch only where asked for
+
+        return MoshiCodec(config, tensors_of(bundle), codebooks=codebooks, device=device, threads=pool.threads)
+    raise InputError(f"no codec is called {kind!r}; choose native or moshi")

@@ -97,8 +97,6 @@ def tensors_of(bundle: Bundle) -> dict[str, Floats]:
     for name, view in bundle.codec_tensors().items():
         dtype = _DTYPES.get(view.type)
         if dtype is None:
-            raise ModelInvalid(
-                f"{bundle.path}: codec tensor {name} has GGML type {view.type}, not F32 or F16"
-            )
+            raise ModelInvalid(f"{bundle.path}: codec tensor {name} has GGML type {view.type}, not F32 or F16")
         out[name] = np.ascontiguousarray(view.data.view(dtype).reshape(view.shape), dtype=np.float32)
     return out

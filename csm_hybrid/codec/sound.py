@@ -19,9 +19,7 @@ def prepare(samples: NDArray[np.floating], rate: int, codec_rate: int) -> Floats
     """
     sound = np.asarray(samples, dtype=np.float32)
     if sound.ndim not in (1, 2) or sound.size == 0:
-        raise InputError(
-            f"a sound must be (samples,) or (samples, channels) and not empty, not {sound.shape}"
-        )
+        raise InputError(f"a sound must be (samples,) or (samples, channels) and not empty, not {sound.shape}")
     if rate <= 0:
         raise InputError(f"the sample rate is {rate}, it must be positive")
     if not np.all(np.isfinite(sound)):
@@ -36,7 +34,5 @@ def prepare(samples: NDArray[np.floating], rate: int, codec_rate: int) -> Floats
 def whole_frames(samples: Floats, frame_samples: int) -> Floats:
     """Samples (N,) with silence at the end up to a whole number of frames."""
     if samples.ndim != 1:
-        raise InputError(
-            f"the codec takes mono samples (N,), not {samples.shape}; see csm_hybrid.codec.sound"
-        )
+        raise InputError(f"the codec takes mono samples (N,), not {samples.shape}; see csm_hybrid.codec.sound")
     return np.pad(samples, (0, -len(samples) % frame_samples)).astype(np.float32, copy=False)
