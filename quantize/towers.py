@@ -19,6 +19,7 @@ from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import TowerConfig
 from csm_hybrid.model.ggml import GGMLType, capture_log, fits, row_bytes
 from csm_hybrid.model.schema import VECTOR_TYPES, TensorSpec, tower_tensors, tower_values
+from quantize.interruptible import Interruptible
 from quantize.safetensors import Array
 
 Load = Callable[[str], Array]
@@ -134,21 +135,28 @@ def quantize_tower(
     """Quantise a tower's GGUF by ``llama_model_quantize``, its stand-in vocabulary as small as can be.
 
     ``importance`` weighs a tensor's columns, (columns,) float32 by tensor name. ``progress`` is called once
-    a tensor. Raises EngineError with llama.cpp's reason, OSError where the disk is full.
+    a tensor. Raises EngineError with llama.cpp's reason, OSError where the disk is full. A Ctrl-C is heard
+    between tensors.
     """
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = file_type
     parameters.token_embedding_type = GGMLType.Q4_0 if fits(GGMLType.Q4_0, width) else GGMLType.F16
     parameters.imatrix, kept = _importance(importance or {})
     lines: list[str] = []
+    apart = Interruptible()
 
     def logged(line: str) -> None:
+        apart.checkpoint()
         lines.append(line)
         if line.startswith("["):
             progress()
 
     with capture_log(logged):
-        status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters))
+        status = apart.run(
+            lambda: int(
+                llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters))
+            )
+        )
     del kept  # llama.cpp read it until here
     if status != 0 and any("iostream" in line for line in lines):
         raise OSError(errno.ENOSPC, "llama.cpp could not write all of its output")

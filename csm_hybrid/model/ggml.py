@@ -8,8 +8,10 @@ quantiser makes the tables' rows. Both are C functions of ``libggml-base``, decl
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -211,17 +213,18 @@ def fits(kind: int, columns: int) -> bool:
     return bool(columns % block == 0)
 
 
-def quantize_rows(
-    kind: int, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
-) -> NDArray[np.uint8]:
+THREAD_VALUES = 1 << 20
+"""Values that are worth a thread's while: some tens of milliseconds in the slowest types."""
+
+
+def quantize_rows(kind: int, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Rows (n, columns) float32 in GGML type ``kind``, by ggml's quantiser: (n, row_bytes) uint8.
 
-    ``importance`` (columns,) float32 weighs the columns' errors.
+    Rows are independent: any number of threads gives the same bytes.
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     count, columns = rows.shape
     out = np.empty((count, row_bytes(kind, columns)), dtype=np.uint8)
-    weights = None if importance is None else np.ascontiguousarray(importance, np.float32).ctypes.data
     quantize = _function(
         "ggml_quantize_chunk",
         ctypes.c_size_t,
@@ -233,7 +236,19 @@ def quantize_rows(
         ctypes.c_int64,
         ctypes.c_void_p,
     )
-    written = quantize(int(kind), rows.ctypes.data, out.ctypes.data, 0, count, columns, weights)
-    if written != out.nbytes:
-        raise RuntimeError(f"ggml wrote {written} of {out.nbytes} bytes of {GGMLType(kind).name}")
+
+    def part(span: range) -> int:
+        begin = span.start * columns
+        written = quantize(int(kind), rows.ctypes.data, out.ctypes.data, begin, len(span), columns, None)
+        return int(written)
+
+    step = max(1, THREAD_VALUES // columns)
+    spans = [range(start, min(start + step, count)) for start in range(0, count, step)]
+    if len(spans) == 1:
+        total = part(spans[0])
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            total = sum(threads.map(part, spans))
+    if total != out.nbytes:
+        raise RuntimeError(f"ggml wrote {total} of {out.nbytes} bytes of {GGMLType(kind).name}")
     return out
