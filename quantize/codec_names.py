@@ -55,8 +55,7 @@ def canonical_codec(tensors: Tensors, config: MimiConfig) -> dict[str, Floats]:
         out[name] = np.ascontiguousarray(value, dtype=np.float32)
     if problems:
         raise ModelInvalid(
-            f"the codec's weights do not fit its configuration, {len(problems)} problems: "
-            + "; ".join(problems)
+            f"the codec's weights do not fit its configuration, {len(problems)} problems: " + "; ".join(problems)
         )
     return out
 
@@ -80,8 +79,7 @@ def moshi_config(tensors: Tensors) -> MimiConfig:
         hidden, _, residual_kernel = read.shape("encoder.model.1.block.1.conv.conv.weight")
         ups = _count(lambda i: read.has(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight"))
         ratios = tuple(
-            read.shape(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight")[2] // 2
-            for i in range(ups)
+            read.shape(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight")[2] // 2 for i in range(ups)
         )
         width, _, last_kernel = read.shape(f"encoder.model.{2 + ups * (residuals + 2)}.conv.conv.weight")
         layer = "decoder_transformer.transformer.layers."
@@ -268,9 +266,7 @@ def _quantizer(read: _Reader, parts: list[str], config: MimiConfig) -> Floats:
         return _codebook(read, int(parts[2]), config)
     own = {"in_proj": "input_proj", "out_proj": "output_proj"}[parts[2]]
     group = "rvq_first" if parts[1] == "semantic" else "rvq_rest"
-    weight = read(
-        f"quantizer.{group}.{own}.weight", f"quantizer.{parts[1]}_residual_vector_quantizer.{own}.weight"
-    )
+    weight = read(f"quantizer.{group}.{own}.weight", f"quantizer.{parts[1]}_residual_vector_quantizer.{own}.weight")
     return weight.reshape(weight.shape[:2])
 
 

@@ -45,9 +45,7 @@ def convert(
     progress = progress or Silent()
     with output_directory(output) as work:
         towers = {
-            name: _tower(
-                checkpoint, name, work, recipe, importance=(importance or {}).get(name), progress=progress
-            )
+            name: _tower(checkpoint, name, work, recipe, importance=(importance or {}).get(name), progress=progress)
             for name in (schema.BACKBONE, schema.DECODER)
         }
         entries = [file_entry(name, path) for name, path in towers.items()]
@@ -138,9 +136,7 @@ def _codec(checkpoint: Checkpoint, codec_type: GGMLType) -> list[Entry]:
     entries = []
     for spec in schema.codec_tensors(checkpoint.config.codec):
         kind = codec_type if spec.types == schema.CODEC_TYPES else GGMLType.F32
-        values = checkpoint.codec[spec.name].astype(
-            np.float32 if kind == GGMLType.F32 else np.float16, copy=False
-        )
+        values = checkpoint.codec[spec.name].astype(np.float32 if kind == GGMLType.F32 else np.float16, copy=False)
         name = schema.CODEC_PREFIX + spec.name
 
         def pieces(values: NDArray[Any] = values) -> list[NDArray[Any]]:

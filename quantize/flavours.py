@@ -1,4 +1,4 @@
-"""The two flavours of CSM checkpoints: which tensor is which, and in what order its rows stand.
+"""The flavours of CSM checkpoints: which tensor is which, and in what order its rows stand.
 
 The original (SesameAILabs/csm, torchtune's names) keeps Q and K rows as interleaved pairs, which is what
 llama.cpp wants. transformers keeps them rotate-half: per head, first all first members of the pairs, then all
@@ -91,7 +91,19 @@ ORIGINAL = Flavour(
     rotate_half=False,
 )
 
-FLAVOURS = (TRANSFORMERS, ORIGINAL)
+MLX = Flavour(
+    name="mlx-audio",
+    mark="model.text_embeddings.weight",
+    tables={name: tuple("model." + source for source in found) for name, found in ORIGINAL.tables.items()},
+    towers={gguf: "model." + prefix for gguf, prefix in ORIGINAL.towers.items()},
+    blocks=TRANSFORMERS.blocks,
+    output_norm=TRANSFORMERS.output_norm,
+    output="model." + ORIGINAL.output,
+    rotate_half=ORIGINAL.rotate_half,
+)
+"""The original, as mlx-audio saves it: transformers' names in the blocks, Q and K rows as they were."""
+
+FLAVOURS = (TRANSFORMERS, ORIGINAL, MLX)
 
 
 def pairs_from_halves(heads: int) -> Transform:

@@ -68,9 +68,7 @@ RECIPES: dict[str, Recipe] = {
             GGMLType.BF16,
             "16 bits, exact for bfloat16 checkpoints",
         ),
-        _plain(
-            "q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, GGMLType.Q8_0, "8.5 bits, next to no loss: the default"
-        ),
+        _plain("q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, GGMLType.Q8_0, "8.5 bits, next to no loss: the default"),
         _mix("q6_k", llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K, GGMLType.Q6_K, "6.6 bits, very small loss"),
         _mix("q5_k_m", llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, GGMLType.Q5_K, "about 5.7 bits, small loss"),
         _mix("q5_k_s", llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_S, GGMLType.Q5_K, "about 5.5 bits"),

@@ -98,7 +98,7 @@ def model_config(
     else:
         backbone = _flavour(settings, "backbone", sizes.backbone_width, sizes.backbone_layers)
         decoder = _flavour(settings, "decoder", sizes.decoder_width, sizes.decoder_layers)
-    codebooks = int(settings.get("num_codebooks") or settings.get("audio_num_codebooks") or 0)
+    codebooks = int(settings.get("audio_num_codebooks") or settings.get("num_codebooks") or 0)
     codebooks = codebooks or sizes.audio_rows // sizes.audio_vocab
     end_code = settings.get("codebook_eos_token_id", 0)
     return ModelConfig(
@@ -108,7 +108,7 @@ def model_config(
         # figures (33 and 2048) say nothing else.
         decoder=replace(decoder, positions=codebooks + 1),
         codebooks=codebooks,
-        audio_vocab=int(settings.get("vocab_size") or settings.get("audio_vocab_size") or sizes.audio_vocab),
+        audio_vocab=int(settings.get("audio_vocab_size") or settings.get("vocab_size") or sizes.audio_vocab),
         text_vocab=int(settings.get("text_vocab_size") or sizes.text_vocab),
         bos_id=special_ids[0],
         eos_id=special_ids[1],
@@ -153,9 +153,7 @@ def _rope(settings: Mapping[str, Any], label: str) -> tuple[float, RopeScaling |
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ModelInvalid(
-            f"{label} has rotary scaling of type {kind!r}: 'default' and 'llama3' are supported"
-        )
+        raise ModelInvalid(f"{label} has rotary scaling of type {kind!r}: 'default' and 'llama3' are supported")
     scaling = RopeScaling(
         factor=float(rope["factor"]),
         low_freq_factor=float(rope["low_freq_factor"]),
@@ -198,11 +196,7 @@ def mimi_config(settings: Mapping[str, Any] | None) -> MimiConfig:
     width = int(get("hidden_size") or MIMI.width)
     heads = int(get("num_attention_heads") or MIMI.heads)
     rope = get("rope_parameters") or get("rope_scaling") or {}
-    if (
-        get("use_conv_shortcut")
-        or get("use_causal_conv") is False
-        or get("pad_mode", "constant") != "constant"
-    ):
+    if get("use_conv_shortcut") or get("use_causal_conv") is False or get("pad_mode", "constant") != "constant":
         raise ModelInvalid(
             "the codec's convolutions differ from Mimi's: use_conv_shortcut, use_causal_conv = false and "
             "pad_mode other than 'constant' are not supported"
@@ -235,18 +229,14 @@ def mimi_config(settings: Mapping[str, Any] | None) -> MimiConfig:
     )
 
 
-def special_ids(
-    tokenizer: Mapping[str, Any], names: Mapping[str, Any], config: Mapping[str, Any]
-) -> tuple[int, int]:
+def special_ids(tokenizer: Mapping[str, Any], names: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
     """The ids that begin and end a text segment.
 
     ``tokenizer`` is ``tokenizer.json``, ``names`` is ``tokenizer_config.json``. Llama 3's own texts come
     first (an instruction-tuned tokenizer's ``eos_token`` is another), then what ``tokenizer_config.json``
     names, then ``config.json``'s ids.
     """
-    added = {
-        t.get("content"): t.get("id") for t in tokenizer.get("added_tokens") or () if isinstance(t, dict)
-    }
+    added = {t.get("content"): t.get("id") for t in tokenizer.get("added_tokens") or () if isinstance(t, dict)}
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
     found: list[int] = []
     for text, key in (("<|begin_of_text|>", "bos_token"), ("<|end_of_text|>", "eos_token")):

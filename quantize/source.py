@@ -76,9 +76,7 @@ def open_checkpoint(
         raise ModelInvalid(
             f"{untied[0]} and {untied[1]} differ: checkpoints with untied audio embeddings are not supported"
         )
-    return Checkpoint(
-        config, tokenizer_json, weights, codec_names.canonical_codec(codec_tensors, codec_config)
-    )
+    return Checkpoint(config, tokenizer_json, weights, codec_names.canonical_codec(codec_tensors, codec_config))
 
 
 def weight_files(source: Path, index_file: str | None = None) -> list[Path]:
@@ -115,13 +113,9 @@ def _directory_files(folder: Path, index_file: str | None) -> list[Path]:
         return others
     if others:
         listed = ", ".join(p.name for p in others)
-        raise ModelInvalid(
-            f"{folder} holds several safetensors files and no index ({listed}): name one of them"
-        )
+        raise ModelInvalid(f"{folder} holds several safetensors files and no index ({listed}): name one of them")
     if any(folder.glob("*.pt")) or any(folder.glob("*.bin")):
-        raise ModelInvalid(
-            f"{folder} holds only pickled PyTorch files, which are not read: save as safetensors"
-        )
+        raise ModelInvalid(f"{folder} holds only pickled PyTorch files, which are not read: save as safetensors")
     raise ModelNotFound(f"{folder} holds no safetensors checkpoint (looked for {SINGLE_NAME}, *.safetensors)")
 
 
@@ -151,7 +145,9 @@ def _flavour_of(tensors: Tensors, source: Path) -> Flavour:
     if len(marked) == 1:
         return marked[0]
     if marked:
-        raise ModelInvalid(f"{source} mixes both flavours of CSM's tensor names: convert one of them")
+        raise ModelInvalid(
+            f"{source} mixes the tensor names of {' and '.join(f.name for f in marked)}: convert one of them"
+        )
     looked = " or ".join(f"{f.mark} ({f.name})" for f in flavours.FLAVOURS)
     raise ModelInvalid(f"{source} is no CSM checkpoint: it has no tensor {looked}")
 

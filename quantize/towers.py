@@ -153,17 +153,13 @@ def quantize_tower(
 
     with capture_log(logged):
         status = apart.run(
-            lambda: int(
-                llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters))
-            )
+            lambda: int(llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)))
         )
     del kept  # llama.cpp read it until here
     if status != 0 and any("iostream" in line for line in lines):
         raise OSError(errno.ENOSPC, "llama.cpp could not write all of its output")
     if status != 0:
-        reason = next(
-            (line for line in reversed(lines) if "fail" in line or "error" in line), "no reason given"
-        )
+        reason = next((line for line in reversed(lines) if "fail" in line or "error" in line), "no reason given")
         raise EngineError(f"llama.cpp could not quantise {source.name}: {reason}")
 
 

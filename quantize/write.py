@@ -68,9 +68,7 @@ def write_bundle(
         _ADD[kind](writer, key, value)
     writer.add_string(schema.TOKENIZER_KEY, tokenizer_json)
     for entry in entries:
-        writer.add_tensor_info(
-            entry.name, entry.shape, np.dtype(np.float32), entry.size, raw_dtype=entry.type
-        )
+        writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), entry.size, raw_dtype=entry.type)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

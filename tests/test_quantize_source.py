@@ -39,6 +39,24 @@ def test_both_flavours_of_the_same_weights_give_the_same_bytes(checkpoints, tmp_
     assert theirs == original
 
 
+def mlx_name(name: str) -> str:
+    """mlx-audio's renaming on load (its ``sanitize``), which is also how it saves."""
+    if "attn" in name:
+        name = name.replace("attn", "self_attn").replace("output_proj", "o_proj")
+    for old, new in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
+        name = name.replace(f"mlp.{old}", f"mlp.{new}")
+    name = name.replace("sa_norm.scale", "input_layernorm.weight")
+    name = name.replace("mlp_norm.scale", "post_attention_layernorm.weight")
+    return "model." + name.replace("norm.scale", "norm.weight")
+
+
+def test_mlx_audio_s_names_give_the_same_bytes(copy, checkpoints, tmp_path):
+    folder = copy("original")
+    renamed = {mlx_name(name): value for name, value in generate.weights(generate.TINY).items()}
+    generate.save(folder / "model.safetensors", renamed, "BF16")
+    assert made(folder, tmp_path / "a.gguf") == made(checkpoints("original"), tmp_path / "b.gguf")
+
+
 def test_one_file_gives_the_bytes_of_two_shards(tmp_path):
     one = generate.write_transformers(tmp_path / "one", dtype="F32", shards=1)
     two = generate.write_transformers(tmp_path / "two", dtype="F32", shards=2)
