@@ -6,6 +6,7 @@ import errno
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, quantize_rows
 from quantize.progress import Progress, Silent
 from quantize.recipe import Recipe
+from quantize.safetensors import Array
 from quantize.source import Checkpoint
 from quantize.towers import quantize_tower, write_tower
 from quantize.write import Entry, file_entry, write_bundle
@@ -120,13 +122,13 @@ def _tables(checkpoint: Checkpoint, recipe: Recipe) -> list[Entry]:
 
 def _table_pieces(checkpoint: Checkpoint, name: str, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
     def pieces() -> Iterator[NDArray[Any]]:
-        array = checkpoint.weights.table(name)
+        array = checkpoint.weights.table(name).checked()
         # Rows in groups: the heads come as a transposed view, which reshape(-1, columns) would copy whole.
         groups = array.values if array.values.ndim == 3 else array.values[None]
         for group in groups:
             step = max(1, CHUNK // group.shape[-1])
             for start in range(0, len(group), step):
-                part = type(array)(array.type, group[start : start + step])
+                part = replace(array, values=group[start : start + step])
                 yield quantize_rows(kind, part.float32())
 
     return pieces
@@ -136,7 +138,8 @@ def _codec(checkpoint: Checkpoint, codec_type: GGMLType) -> list[Entry]:
     entries = []
     for spec in schema.codec_tensors(checkpoint.config.codec):
         kind = codec_type if spec.types == schema.CODEC_TYPES else GGMLType.F32
-        values = checkpoint.codec[spec.name].astype(np.float32 if kind == GGMLType.F32 else np.float16, copy=False)
+        exact = Array(GGMLType.F32, checkpoint.codec[spec.name], f"of the codec, {spec.name},").checked()
+        values = exact.values.astype(np.float32 if kind == GGMLType.F32 else np.float16, copy=False)
         name = schema.CODEC_PREFIX + spec.name
 
         def pieces(values: NDArray[Any] = values) -> list[NDArray[Any]]:

@@ -28,11 +28,22 @@ class Array:
 
     type: GGMLType
     values: NDArray[Any]
+    name: str = ""  # in the checkpoint
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Row-major shape."""
         return self.values.shape
+
+    def checked(self) -> Array:
+        """The array itself; raises ModelInvalid where it holds NaN or infinity."""
+        if self.type == GGMLType.BF16:
+            sound = not np.any((self.values & 0x7F80) == 0x7F80)  # all bits of the exponent set
+        else:
+            sound = bool(np.isfinite(self.values).all())
+        if not sound:
+            raise ModelInvalid(f"tensor {self.name} holds NaN or infinity: the checkpoint is damaged")
+        return self
 
     def float32(self) -> NDArray[np.float32]:
         """The numbers in float32, exactly."""
@@ -75,7 +86,7 @@ class Tensors(Mapping[str, Array]):
             self._maps[place.path] = np.asarray(np.memmap(place.path, dtype=np.uint8, mode="r"))
         count = int(np.prod(place.shape, dtype=np.int64))
         data = self._maps[place.path][place.offset : place.offset + count * kind[1].itemsize]
-        return Array(kind[0], data.view(kind[1]).reshape(place.shape))
+        return Array(kind[0], data.view(kind[1]).reshape(place.shape), name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -71,6 +71,7 @@ def open_checkpoint(
     found = contradictions(config) + flavours.problems(weights, config)
     if found:
         raise ModelInvalid(f"{source} does not fit its configuration: {'; '.join(found)}")
+    _check_vocabulary(tokenizer_json, config)
     untied = weights.untied_embeddings()
     if untied:
         raise ModelInvalid(
@@ -234,6 +235,18 @@ def _tokenizer(place: Path, config: Mapping[str, Any]) -> tuple[str, tuple[int, 
         raise ModelInvalid(f"{path} is no tokenizer.json: {error}") from error
     names = _read_json(path.parent / "tokenizer_config.json") or {}
     return text, settings.special_ids(parsed, names, config)
+
+
+def _check_vocabulary(tokenizer_json: str, config: ModelConfig) -> None:
+    """Every token of the tokenizer's model needs an embedding; tokens added later may never come."""
+    vocabulary = json.loads(tokenizer_json)["model"].get("vocab") or {}
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    highest = max((i for i in ids if isinstance(i, int)), default=0)
+    if highest >= config.text_vocab:
+        raise ModelInvalid(
+            f"the tokenizer has tokens up to {highest}, the checkpoint embeds {config.text_vocab}: "
+            "give its own with --tokenizer"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -119,7 +119,7 @@ def _values(spec: TensorSpec, tower: TowerConfig, load: Load, kind: GGMLType) ->
     made = _made_here(spec, tower)
     if made is not None:
         return made
-    array = load(spec.name)
+    array = load(spec.name).checked()
     return np.ascontiguousarray(array.float32() if kind == GGMLType.F32 else array.values)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFWriter
+from gguf import GGUFReader, GGUFWriter
 
 from csm_hybrid.errors import ModelInvalid, ModelNotFound
 from csm_hybrid.model import schema
@@ -85,14 +85,25 @@ def test_a_sound_bundle(bundles):
     assert heads.data[:2].any()  # views outlive the bundle
 
 
+def test_gguf_py_reads_a_bundle(bundles):
+    """gguf-dump and other tools take the file for what it is."""
+    reader = GGUFReader(bundles("transformers", "q4_k_m"))
+    assert reader.fields["csm.codebook_count"].contents() == 5
+    assert reader.fields["general.architecture"].contents() == "csm"
+    tensors = {t.name: t for t in reader.tensors}
+    with Bundle.open(bundles("transformers", "q4_k_m")) as bundle:
+        view = bundle.tensor("heads")
+        assert tensors["heads"].data.tobytes() == view.data.tobytes()
+        offset, size = bundle.embedded("backbone.gguf")
+        assert (tensors["backbone.gguf"].data_offset, tensors["backbone.gguf"].n_bytes) == (offset, size)
+
+
 def test_a_configuration_comes_back_exactly(remade):
     """Numbers are kept in 64 bits: 1e-5 must not come back as 9.99999974e-06."""
 
     def other(config: ModelConfig) -> ModelConfig:
         codec = replace(config.codec, norm_eps=1e-5 / 3, context=123, dilation_growth=3)
-        return replace(
-            config, name="Ünïcode", sampling=None, prompt_template="<{speaker}> {text}", codec=codec
-        )
+        return replace(config, name="Ünïcode", sampling=None, prompt_template="<{speaker}> {text}", codec=codec)
 
     expected = other(Bundle.open(remade()).config)
     assert Bundle.open(remade(config=other)).config == expected
@@ -110,9 +121,7 @@ def test_rope_scaling_is_kept_in_one_form(remade):
         scaling = RopeScaling(32.0, 0.125, 0.5, 1024)
         return replace(config, backbone=replace(config.backbone, rope_scaling=scaling))
 
-    assert Bundle.open(remade(config=halved)).config.backbone.rope_scaling == RopeScaling(
-        32.0, 1.0, 4.0, 8192.0
-    )
+    assert Bundle.open(remade(config=halved)).config.backbone.rope_scaling == RopeScaling(32.0, 1.0, 4.0, 8192.0)
 
 
 def test_everything_missing_or_misshapen_is_said_at_once(remade):
@@ -167,9 +176,7 @@ def rewritten_backbone(
     writer = GGUFWriter(target, architecture)
     for key, value in header.values.items():
         if key.startswith(("llama.", "tokenizer.")):
-            {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](
-                key, value
-            )
+            {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](key, value)
     if extra:
         writer.add_uint32(extra, 2)
     for name, info in header.tensors.items():

@@ -161,6 +161,29 @@ def test_untied_audio_embeddings_are_refused(tmp_path):
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("name", ["backbone.layers.1.mlp.w2.weight", "audio_head"])
+def test_weights_that_are_no_numbers(tmp_path, dtype, name):
+    weights = generate.weights(generate.TINY)
+    folder = generate.write_original(tmp_path)
+    weights[name].flat[7] = np.nan if dtype == "F32" else np.inf
+    generate.save(folder / "model.safetensors", weights, dtype)
+    checkpoint = open_checkpoint(folder)
+    with pytest.raises(ModelInvalid, match=f"{name} holds NaN or infinity"):
+        convert(checkpoint, tmp_path / "m.gguf", recipe_named("q8_0"))
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_another_model_s_tokenizer(copy):
+    """Its ids would reach beyond the embeddings."""
+    folder = copy("original")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["beyond"] = 5000
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelInvalid, match=r"up to 5000.*--tokenizer"):
+        open_checkpoint(folder)
+
+
 def test_files_that_are_no_checkpoint(tmp_path, checkpoints):
     with pytest.raises(ModelNotFound, match="no such file"):
         open_checkpoint(tmp_path / "nothing")
