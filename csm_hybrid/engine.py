@@ -71,7 +71,11 @@ class Stream:
         self.slot: int | None = None
         self._position = 0  # positions that the backbone has taken in
         self._sampler = _native.Sampler(
-            seed=self.seed, temperature=request.sampling.temperature, top_k=request.sampling.top_k
+            seed=self.seed,
+            temperature=request.sampling.temperature,
+            top_k=request.sampling.top_k,
+            depth_temperature=request.sampling.depth_temperature,
+            depth_top_k=request.sampling.depth_top_k,
         )
         self._codec_state: Any = None
         self._next: NDArray[np.float32] | None = None  # (1, d_b), the frame to feed

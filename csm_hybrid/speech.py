@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -218,15 +218,17 @@ class Model:
         return Speech(samples, self.sample_rate, stream.finish_reason, stream.seed, stream.codes)
 
     def sampling(self, temperature: float | None = None, top_k: int | None = None) -> Sampling:
-        """The settings given, completed by the model file's and then by the program's defaults."""
+        """The settings given, for all codebooks, completed by the model file's and then the program's defaults."""
         own = self.config.sampling or Sampling(DEFAULT_TEMPERATURE, DEFAULT_TOP_K)
-        temperature = own.temperature if temperature is None else temperature
-        top_k = own.top_k if top_k is None else top_k
-        if not 0 <= temperature <= 10:
+        if temperature is not None and not 0 <= temperature <= 10:
             raise InputError(f"the temperature must lie in 0..10, not {temperature}")
-        if top_k < 1:
+        if top_k is not None and top_k < 1:
             raise InputError(f"top-k must be at least 1, not {top_k}")
-        return Sampling(temperature, top_k)
+        if temperature is not None:
+            own = replace(own, temperature=temperature, depth_temperature=temperature)
+        if top_k is not None:
+            own = replace(own, top_k=top_k, depth_top_k=top_k)
+        return own
 
     def max_frames(self, seconds: float) -> int:
         """How many frames fit in ``seconds``, at least one. Raises InputError when it is not positive."""

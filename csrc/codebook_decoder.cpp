@@ -133,7 +133,7 @@ void CodebookDecoder::draw(int member, int streams, const float *logits, std::pt
   const Range mine = share(streams, member, members());
   for (int b = mine.begin; b < mine.end; ++b)
     codes[static_cast<std::ptrdiff_t>(b) * config_.codebooks + codebook] =
-        samplers[b]->sample(logits + b * stride, config_.vocab);
+        samplers[b]->sample(logits + b * stride, config_.vocab, codebook);
 }
 
 void CodebookDecoder::project(int member, const Span &span) {

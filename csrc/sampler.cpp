@@ -39,14 +39,15 @@ int argmax(const float *logits, int vocab) {
 }  // namespace
 
 Sampler::Sampler(const SamplerConfig &config) : config_(config) {
-  if (!(config.temperature >= 0.0f) || !std::isfinite(config.temperature))
-    throw std::invalid_argument("temperature must be a finite number of at least 0, not " +
-                                std::to_string(config.temperature));
+  for (const float temperature : {config.first.temperature, config.depth.temperature})
+    if (!(temperature >= 0.0f) || !std::isfinite(temperature))
+      throw std::invalid_argument("temperature must be a finite number of at least 0, not " +
+                                  std::to_string(temperature));
 }
 
 // The top_k-th largest logit; -inf where fewer are numbers.
-float Sampler::threshold(const float *logits, int vocab) {
-  const auto k = static_cast<std::size_t>(config_.top_k);
+float Sampler::threshold(const float *logits, int vocab, int top_k) {
+  const auto k = static_cast<std::size_t>(top_k);
   largest_.clear();
   for (int i = 0; i < vocab; ++i) {
     const float logit = logits[i];
@@ -63,13 +64,14 @@ float Sampler::threshold(const float *logits, int vocab) {
   return largest_.size() < k ? -std::numeric_limits<float>::infinity() : largest_.front();
 }
 
-int Sampler::sample(const float *logits, int vocab) {
+int Sampler::sample(const float *logits, int vocab, int codebook) {
+  const Choice &choice = codebook == 0 ? config_.first : config_.depth;
   const std::uint64_t key = mix(mix(config_.seed + kGolden) + kGolden * ++draws_);
   const int greedy = argmax(logits, vocab);
-  if (config_.temperature == 0.0f || std::isinf(logits[greedy])) return greedy;
-  const bool all = config_.top_k <= 0 || config_.top_k >= vocab;
-  const float least = all ? -std::numeric_limits<float>::infinity() : threshold(logits, vocab);
-  const double scale = 1.0 / static_cast<double>(config_.temperature);
+  if (choice.temperature == 0.0f || std::isinf(logits[greedy])) return greedy;
+  const bool all = choice.top_k <= 0 || choice.top_k >= vocab;
+  const float least = all ? -std::numeric_limits<float>::infinity() : threshold(logits, vocab, choice.top_k);
+  const double scale = 1.0 / static_cast<double>(choice.temperature);
 
   // Scores are taken relative to the largest logit, so that a tiny temperature cannot overflow them.
   const double top = static_cast<double>(logits[greedy]);

@@ -7,10 +7,16 @@
 
 namespace csm {
 
-struct SamplerConfig {
-  std::uint64_t seed;
+// How entries are chosen among.
+struct Choice {
   float temperature;  // >= 0, finite; 0 is greedy and ignores the seed
   int top_k;          // <= 0 or >= the vocabulary keeps every entry
+};
+
+struct SamplerConfig {
+  std::uint64_t seed;
+  Choice first;  // code 0, from the backbone
+  Choice depth;  // codes 1 .. K - 1, from the codebook decoder
 };
 
 // The code is the argmax over the kept entries of logit / temperature + noise, which is a draw from
@@ -25,14 +31,14 @@ class Sampler {
   // Throws std::invalid_argument for a negative or non-finite temperature.
   explicit Sampler(const SamplerConfig &config);
 
-  // logits: (vocab,) f32, vocab >= 1. Counts as one draw whatever the temperature.
-  int sample(const float *logits, int vocab);
+  // logits: (vocab,) f32, vocab >= 1, of the code `codebook`. Counts as one draw whatever the temperature.
+  int sample(const float *logits, int vocab, int codebook);
 
   const SamplerConfig &config() const { return config_; }
   std::uint64_t draws() const { return draws_; }
 
  private:
-  float threshold(const float *logits, int vocab);
+  float threshold(const float *logits, int vocab, int top_k);
 
   SamplerConfig config_;
   std::uint64_t draws_ = 0;

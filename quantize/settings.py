@@ -177,12 +177,20 @@ def _flavour(settings: Mapping[str, Any], which: str, width: int, layers: int) -
 
 
 def _sampling(generation: Mapping[str, Any]) -> Sampling | None:
-    """The defaults of ``generation_config.json``: one temperature and top-k for all codebooks."""
-    if generation.get("do_sample") is False:
-        return Sampling(temperature=0.0, top_k=int(generation.get("top_k") or 50))
-    if "temperature" not in generation:
+    """The defaults of ``generation_config.json``; the codebook decoder's are named ``depth_decoder_*`` there."""
+    if "temperature" not in generation and generation.get("do_sample") is not False:
         return None
-    return Sampling(temperature=float(generation["temperature"]), top_k=int(generation.get("top_k") or 50))
+    first = _choice(generation, "", (1.0, 50))
+    depth = _choice(generation, "depth_decoder_", first)
+    return Sampling(*first, *depth)
+
+
+def _choice(generation: Mapping[str, Any], prefix: str, default: tuple[float, int]) -> tuple[float, int]:
+    """Temperature (0 where sampling is off) and top-k, transformers' 50 unless given."""
+    top_k = int(generation.get(f"{prefix}top_k") or default[1])
+    if generation.get(f"{prefix}do_sample") is False:
+        return 0.0, top_k
+    return float(generation.get(f"{prefix}temperature", default[0])), top_k
 
 
 def mimi_config(settings: Mapping[str, Any] | None) -> MimiConfig:

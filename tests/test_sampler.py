@@ -123,3 +123,15 @@ def test_unusable_logits() -> None:
         sampler.sample(np.zeros(0, np.float32))
     with pytest.raises(TypeError, match="float32"):
         sampler.sample(np.zeros(3))
+
+
+def test_code_0_and_the_others_have_their_own_settings() -> None:
+    logits = np.random.default_rng(4).normal(size=50).astype(np.float32)
+    mixed = Sampler(seed=1, temperature=0.0, top_k=1, depth_temperature=1.5, depth_top_k=0)
+    first = [mixed.sample(logits, codebook=0) for _ in range(30)]
+    depth = [mixed.sample(logits, codebook=3) for _ in range(30)]
+    assert set(first) == {int(logits.argmax())}
+    assert len(set(depth)) > 5
+    plain = Sampler(seed=1, temperature=1.5, top_k=0)
+    drawn = [plain.sample(logits) for _ in range(60)]
+    assert drawn[30:] == depth, "the n-th draw of a seed does not depend on the settings of earlier ones"

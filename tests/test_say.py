@@ -187,15 +187,23 @@ def test_an_output_without_permission_is_refused_before_any_work(tmp_path: Path)
 
 
 def test_a_models_own_sampling_comes_before_the_programs(tmp_path: Path, checkpoints: Callable[[str], Path]) -> None:
+    from csm_hybrid.model.config import Sampling
     from csm_hybrid.speech import Model
 
     checkpoint = tmp_path / "own"
     shutil.copytree(checkpoints("transformers"), checkpoint)
     settings = checkpoint / "generation_config.json"
-    settings.write_text(json.dumps({"do_sample": True, "temperature": 0.25, "top_k": 17}))
-    with Model(to_bundle(checkpoint, tmp_path / "own.gguf", "f32")) as model:
-        assert (model.sampling().temperature, model.sampling().top_k) == (0.25, 17)
-        assert (model.sampling(0.5).temperature, model.sampling(top_k=3).top_k) == (0.5, 3)
+    for values, first, depth in (
+        ({"temperature": 0.25, "top_k": 17}, (0.25, 17), (0.25, 17)),
+        ({"temperature": 0.25, "top_k": 17, "depth_decoder_temperature": 0.5}, (0.25, 17), (0.5, 17)),
+        ({"do_sample": False}, (0.0, 50), (0.0, 50)),
+        ({"temperature": 0.9, "depth_decoder_do_sample": False, "depth_decoder_top_k": 5}, (0.9, 50), (0.0, 5)),
+    ):
+        settings.write_text(json.dumps(values))
+        with Model(to_bundle(checkpoint, tmp_path / "own.gguf", "f32")) as model:
+            assert model.sampling() == Sampling(*first, *depth)
+            assert model.sampling(0.5, 3) == Sampling(0.5, 3)
+            assert model.sampling(0.5) == Sampling(0.5, first[1], 0.5, depth[1])
     settings.unlink()
     with Model(to_bundle(checkpoint, tmp_path / "none.gguf", "f32")) as model:
-        assert (model.sampling().temperature, model.sampling().top_k) == (0.7, 100)
+        assert model.sampling() == Sampling(0.7, 100)

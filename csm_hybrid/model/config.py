@@ -120,10 +120,22 @@ class MimiConfig:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a code is drawn: from the ``top_k`` highest logits / temperature; temperature 0 is greedy."""
+    """How a code is drawn: from the ``top_k`` highest logits / temperature; temperature 0 is greedy.
+
+    ``temperature`` and ``top_k`` are for code 0, which the backbone gives; ``depth_*`` are for the codebook
+    decoder's codes and the same unless given.
+    """
 
     temperature: float
     top_k: int
+    depth_temperature: float = -1.0  # negative: as for code 0
+    depth_top_k: int = -1
+
+    def __post_init__(self) -> None:
+        if self.depth_temperature < 0:
+            object.__setattr__(self, "depth_temperature", self.temperature)
+        if self.depth_top_k < 0:
+            object.__setattr__(self, "depth_top_k", self.top_k)
 
 
 @dataclass(frozen=True)

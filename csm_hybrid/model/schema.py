@@ -70,6 +70,8 @@ MODEL_KEYS = (
 SAMPLING_KEYS = (
     Key("temperature", "temperature", "f64", 0, 100, optional=True),
     Key("top_k", "top_k", "u32", 1, optional=True),
+    Key("depth_temperature", "depth_temperature", "f64", 0, 100, optional=True),
+    Key("depth_top_k", "depth_top_k", "u32", 1, optional=True),
 )
 TOWER_KEYS = (
     Key("block_count", "layers", "u32", high=512),
