@@ -1,8 +1,12 @@
 """The loop of text to speech, for many streams at once.
 
 The engine holds a fixed number of slots. ``step()`` advances every stream in a slot by one frame: one backbone
-pass for all of them, one codebook decode, one codec call. Streams join and leave between steps. It is
-synchronous and not thread-safe: one thread owns it.
+pass for all of them, one codebook decode, one codec call. Streams join and leave between steps, in order of
+arrival. It is synchronous and not thread-safe: one thread owns it.
+
+A stream's codes depend on its own prompt, sampler and codec state alone. What company can change is rounding:
+llama.cpp multiplies one row and several rows by different kernels, so the last bits of the backbone's result
+differ, and a draw that lands exactly between two codes may fall to the other side.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +23,7 @@ from numpy.typing import NDArray
 
 from . import _native
 from .errors import CsmError, EngineError
+from .prompt import NO_ENTRY
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -33,15 +38,23 @@ FinishReason = Literal["eos", "length", "cancelled", "error"]
 # near its usual length, many enough that weights read once serve a good number of positions.
 PREFILL_CHUNK = 32
 
+# Prompt positions of one step while nobody is speaking: bounds how long a step takes, and with it how soon
+# a new request or a cancellation is seen.
+PREFILL_ALONE = 256
+
 
 @dataclass(frozen=True)
 class Request:
-    """What to speak: the prompt (T, K + 1), how codes are drawn, and at most how many frames."""
+    """What to speak: the prompt (T, K + 1), how codes are drawn, and at most how many frames.
+
+    The first ``context`` rows of the prompt are context (a voice); the rest is the text to speak.
+    """
 
     prompt: Frames
     sampling: Sampling
     max_frames: int
     seed: int | None = None
+    context: int = 0
 
 
 @dataclass
@@ -69,6 +82,10 @@ class Stream:
         self.error: CsmError | None = None
         self.paused = False  # a paused stream keeps its slot and is not advanced
         self.slot: int | None = None
+        self.follower: Stream | None = None  # takes over the slot when this one ends
+        self.prompt = request.prompt  # what is fed: a continuation's begins with what was said before
+        self._previous: Stream | None = None
+        self._text_start = request.context  # where this stream's own text begins in the prompt
         self._position = 0  # positions that the backbone has taken in
         self._sampler = _native.Sampler(
             seed=self.seed,
@@ -89,6 +106,14 @@ class Stream:
     def frames(self) -> int:
         """Frames spoken so far."""
         return len(self.codes)
+
+    def told(self, end_code: int) -> Frames:
+        """All that was said, as context for what follows: the prompt, the codes, the frame that ends them."""
+        codes = np.array(self.codes, dtype=np.int32).reshape(-1, self.prompt.shape[1] - 1)
+        spoken = np.full((len(codes) + 1, self.prompt.shape[1]), NO_ENTRY, dtype=np.int32)
+        spoken[:-1, :-1] = codes
+        spoken[-1, :-1] = end_code
+        return np.concatenate([self.prompt, spoken])
 
 
 @dataclass
@@ -134,10 +159,23 @@ class Engine:
         """Streams that wait for a slot."""
         return len(self._waiting)
 
-    def submit(self, request: Request) -> Stream:
-        """Takes a request in; it starts at the next step at which a slot is free."""
+    def submit(self, request: Request, *, after: Stream | None = None, remember: bool = True) -> Stream:
+        """Takes a request in; it starts at the next step at which a slot is free.
+
+        With ``after``, it goes on from an earlier stream of the same speech. It takes over that one's slot when
+        it ends, or, if it has ended, goes ahead of those that have not begun; it ends with the earlier one when
+        that is cancelled or fails. With ``remember``, all that was said before is its context, as far as the
+        positions reach, else the request's own context and the last piece: one voice all the way.
+        """
         stream = Stream(request)
-        self._waiting.append(stream)
+        if after is None:
+            self._waiting.append(stream)
+            return stream
+        stream._previous = after if remember else None
+        if after.finished:
+            self._waiting.appendleft(stream)
+        else:
+            after.follower = stream
         return stream
 
     def cancel(self, stream: Stream) -> None:
@@ -148,18 +186,19 @@ class Engine:
     def step(self) -> bool:
         """Advances every running stream by one frame, or by a piece of its prompt.
 
-        Returns whether anything was advanced. A stream that fails gets ``error`` and leaves; the others go on.
+        Returns False when there was nothing to advance. A stream that fails gets ``error`` and leaves; the others
+        go on.
         """
         self._admit()
         parts = self._gather()
         if not parts:
-            return False
+            return bool(self._free and self._waiting)  # those that were admitted have failed: go on with the next
         begin = time.perf_counter()
         try:
             speaking, hidden, logits = self._run_backbone(parts)
             if speaking:
                 self._speak(speaking, hidden, logits)
-        except CsmError as error:
+        except Exception as error:
             # What failed for all together cannot be laid at one stream's door.
             for part in parts:
                 if not part.stream.finished:
@@ -170,26 +209,56 @@ class Engine:
 
     def _admit(self) -> None:
         while self._free and self._waiting:
-            stream = self._waiting.popleft()
-            stream.slot = self._free.pop()
+            self._start(self._waiting.popleft(), self._free.pop())
+
+    def _start(self, stream: Stream, slot: int, held: Stream | None = None) -> None:
+        """Gives a stream a slot, in which the backbone still holds ``held``'s positions."""
+        stream.slot = slot
+        self._running.append(stream)
+        try:
+            self._recall(stream, slot, held)
             stream._codec_state = self._codec.new_state()
-            self._running.append(stream)
+        except Exception as error:
+            self._fail(stream, error)
+
+    def _recall(self, stream: Stream, slot: int, held: Stream | None) -> None:
+        """Puts what was said before in front of a continuation's prompt, and skips what the slot still holds."""
+        request, previous = stream.request, stream._previous
+        stream._previous = None
+        history = request.prompt[: request.context]
+        reuse = False
+        if previous is not None and previous.frames:
+            text = request.prompt[request.context :]
+            room = self.config.backbone.positions - request.max_frames - len(text)
+            told = previous.told(self.config.end_code)
+            last_piece = np.concatenate([history, told[previous._text_start :]])
+            reuse = previous is held and len(told) <= room
+            history = next((h for h in (told, last_piece) if len(h) <= room), history)
+            stream.prompt = np.concatenate([history, text])
+            stream._text_start = len(history)
+        if reuse and previous is not None:
+            stream._position = previous._position
+        elif held is not None:
+            self._backbone.forget(slot)
 
     def _gather(self) -> list[_Part]:
         """The next input of every stream: a spoken frame each, and prompt positions up to the budget."""
         active = [s for s in self._running if not s.paused]
         speaking = [s for s in active if s._next is not None]
         parts = [_Part(s, s._next, True) for s in speaking if s._next is not None]
-        budget = PREFILL_CHUNK if speaking else None
+        budget = PREFILL_CHUNK if speaking else PREFILL_ALONE
         for stream in active:
             if stream._next is not None or budget == 0:
                 continue
-            prompt = stream.request.prompt
-            end = len(prompt) if budget is None else min(len(prompt), stream._position + budget)
-            if budget is not None:
-                budget -= end - stream._position
+            prompt = stream.prompt
+            end = min(len(prompt), stream._position + budget)
+            budget -= end - stream._position
             begin = time.perf_counter()
-            embeddings = self._embedder.frames(prompt[stream._position : end])
+            try:
+                embeddings = self._embedder.frames(prompt[stream._position : end])
+            except Exception as error:
+                self._fail(stream, error)
+                continue
             self.times.prompt += time.perf_counter() - begin
             parts.append(_Part(stream, embeddings, end == len(prompt)))
         return parts
@@ -224,22 +293,28 @@ class Engine:
     def _speak(self, streams: list[Stream], hidden: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
         """One frame of each stream: its codes, then its sound."""
         begin = time.perf_counter()
-        codes = self._decoder.decode_frames(hidden=hidden, c0_logits=logits, samplers=[s._sampler for s in streams])
+        rows, codes = self._together(
+            streams,
+            lambda i: self._decoder.decode_frames(
+                hidden=hidden[i], c0_logits=logits[i], samplers=[streams[row]._sampler for row in i]
+            ),
+        )
         self.times.decoder += time.perf_counter() - begin
-        checked = codes[:, : max(1, self.config.codebooks - 1)]
-        ended = (checked == self.config.end_code).all(axis=1)
+        streams = [streams[row] for row in rows]
+        ended = (codes[:, : max(1, self.config.codebooks - 1)] == self.config.end_code).all(axis=1)
         for stream in (s for s, end in zip(streams, ended.tolist(), strict=True) if end):
             self._finish(stream, "eos")
         streams = [s for s, end in zip(streams, ended.tolist(), strict=True) if not end]
         codes = codes[~ended]
-        if not streams:
-            return
         begin = time.perf_counter()
-        states = [s._codec_state for s in streams if s._codec_state is not None]
-        sound = self._codec.decode(states, codes[:, np.newaxis, :])
+        rows, sound = self._together(
+            streams,
+            lambda i: self._codec.decode([streams[row]._codec_state for row in i], codes[i, np.newaxis, :]),
+        )
         self.times.codec += time.perf_counter() - begin
-        following = self._embedder.codes(codes)
-        for i, stream in enumerate(streams):
+        codes = codes[rows]
+        following = self._embedder.codes(codes) if rows else sound
+        for i, stream in enumerate([streams[row] for row in rows]):
             stream.codes.append(codes[i])
             stream.audio.append(sound[i])
             stream._next = following[i : i + 1]
@@ -247,7 +322,39 @@ class Engine:
             if stream.frames >= stream.request.max_frames:
                 self._finish(stream, "length")
 
-    def _fail(self, stream: Stream, error: CsmError) -> None:
+    def _together(
+        self, streams: list[Stream], stage: Callable[[list[int]], NDArray[Any]]
+    ) -> tuple[list[int], NDArray[Any]]:
+        """Runs a stage for all streams in one call; when that fails, one by one, and the culprits leave.
+
+        Returns the rows (indices into ``streams``) that are left and their results. That a second call gives the
+        others what the first would have given takes a stage that checks its input before it changes any state.
+        """
+        rows = list(range(len(streams)))
+        nothing = np.zeros((0, self.config.codebooks), dtype=np.int32)
+        if not rows:
+            return rows, nothing
+        try:
+            return rows, stage(rows)
+        except Exception as error:
+            if len(rows) == 1:
+                self._fail(streams[0], error)
+                return [], nothing
+        kept: list[int] = []
+        results = []
+        for row in rows:
+            try:
+                results.append(stage([row]))
+                kept.append(row)
+            except Exception as error:
+                self._fail(streams[row], error)
+        return kept, np.concatenate(results) if results else nothing
+
+    def _fail(self, stream: Stream, error: Exception) -> None:
+        if not isinstance(error, CsmError):
+            wrapped = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            error = wrapped
         stream.error = error
         self._finish(stream, "error")
 
@@ -255,10 +362,19 @@ class Engine:
         stream.finish_reason = reason
         stream._next = None
         stream._codec_state = None
-        if stream.slot is None:
+        follower, stream.follower = stream.follower, None
+        slot, stream.slot = stream.slot, None
+        if slot is not None:
+            self._running.remove(stream)
+        elif stream in self._waiting:
             self._waiting.remove(stream)
+        if follower is not None and not follower.finished and reason in ("cancelled", "error"):
+            follower.error = stream.error
+            self._finish(follower, reason)
+        if slot is None:
             return
-        self._backbone.forget(stream.slot)
-        self._running.remove(stream)
-        self._free.append(stream.slot)
-        stream.slot = None
+        if follower is not None and not follower.finished:
+            self._start(follower, slot, held=stream)
+        else:
+            self._backbone.forget(slot)
+            self._free.append(slot)

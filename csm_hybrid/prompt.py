@@ -7,6 +7,7 @@ A frame is a row of K + 1 entries: K audio codes, then a text token; an entry th
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,12 @@ class PromptBuilder:
         # A user's "<|end_of_text|>" is text to be read, not a command to the model.
         self._tokenizer.encode_special_tokens = True
         self._template = self._checked(template or config.prompt_template)
+
+    def with_template(self, template: str) -> PromptBuilder:
+        """The same builder with another template; the tokenizer is shared. Raises InputError."""
+        other = copy.copy(self)
+        other._template = self._checked(template)
+        return other
 
     def _checked(self, template: str) -> str:
         begin = self._tokenizer.id_to_token(self._config.bos_id) or ""

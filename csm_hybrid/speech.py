@@ -160,10 +160,7 @@ class Model:
             self.codec = open_codec(bundle, self._pool, kind=codec, codebooks=codebooks)
             self.backbone = backbone
             self.embedder = FrameEmbedder(bundle)
-            self._tokenizer_json = bundle.tokenizer_json
-            self._builders: dict[str | None, PromptBuilder] = {
-                None: PromptBuilder(bundle.config, bundle.tokenizer_json)
-            }
+            self._builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
             self._engine = Engine(
                 bundle.config, backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots
             )
@@ -173,6 +170,12 @@ class Model:
     def sample_rate(self) -> int:
         """Samples per second of the sound (24000)."""
         return self.config.codec.sample_rate
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, for a caller that steps it from one thread of its own; nothing else of the model that
+        speaks may then be used."""
+        return self._engine
 
     @property
     def times(self) -> StageTimes:
@@ -246,11 +249,11 @@ class Model:
         max_frames: int | None = None,
     ) -> Frames:
         """Frames (T, K + 1) of the prompt; see ``csm_hybrid.prompt``."""
-        builder = self._builders.get(template)
-        if builder is None:
-            builder = PromptBuilder(self.config, self._tokenizer_json, template)
-            self._builders[template] = builder
-        return builder.build(text, speaker, context, max_frames=max_frames)
+        return self.builder(template).build(text, speaker, context, max_frames=max_frames)
+
+    def builder(self, template: str | None = None) -> PromptBuilder:
+        """What makes prompts of texts, with the model's own template or another. Raises InputError."""
+        return self._builder if template is None else self._builder.with_template(template)
 
     def close(self) -> None:
         """Frees the model's memory; streams of it end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ GREEDY = Sampling(temperature=0.0, top_k=1)
 
 
 class Config:
+    backbone = SimpleNamespace(positions=2048)
     codebooks = K
     end_code = 0
 

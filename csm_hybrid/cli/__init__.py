@@ -13,6 +13,7 @@ from ..errors import CsmError
 # Each command lives in the module of its name and is imported when it is asked for, so that --help stays quick.
 COMMANDS = {
     "say": "Speak a text into an audio file, a pipe or the loudspeaker.",
+    "serve": "Serve speech over HTTP, with OpenAI's API.",
     "quantize": "Convert a checkpoint into a single-file model.",
 }
 

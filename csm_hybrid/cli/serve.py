@@ -1,0 +1,99 @@
+"""``csm-hybrid serve``: the speech server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import click
+
+from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, take_model_choice
+
+ENVIRONMENT_PREFIX = "CSM_HYBRID"
+
+_SERVER_OPTIONS = [
+    click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for all."),
+    click.option("--port", type=click.IntRange(0, 65535), default=8080, help="The port; 0 takes a free one."),
+    click.option(
+        "--api-key",
+        "api_keys",
+        multiple=True,
+        help="A key that requests must bring; give several times for several keys (in the environment: separated"
+        " by spaces).  [default: none is asked for]",
+    ),
+    click.option("--slots", type=click.IntRange(1, 256), default=8, help="Speeches made at once."),
+    click.option("--queue", type=click.IntRange(0), default=32, help="Requests that may wait for a slot."),
+    click.option(
+        "--queue-timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=30.0,
+        help="Seconds that a request may wait for a slot.",
+    ),
+    click.option(
+        "--cors-origin",
+        "cors_origins",
+        multiple=True,
+        help="An origin whose web pages may use the server, such as https://example.org, or *; give several times"
+        " for several.",
+    ),
+    click.option(
+        "--max-input-chars", type=click.IntRange(1, 1_000_000), default=4096, help="The longest input, in characters."
+    ),
+    click.option(
+        "--request-timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=600.0,
+        help="Seconds from a request to the last byte of its answer.",
+    ),
+    click.option(
+        "--stall-timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=60.0,
+        help="Seconds after which a client that takes no audio is dropped.",
+    ),
+    click.option(
+        "--shutdown-timeout",
+        type=click.FloatRange(0),
+        default=30.0,
+        help="Seconds for what runs to finish after SIGTERM.",
+    ),
+    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="The form of the log."),
+]
+
+
+@click.command(
+    short_help="Serve speech over HTTP, as OpenAI's API.",
+    context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX, "show_default": True},
+)
+@add_options(_SERVER_OPTIONS)
+@add_options(MODEL_OPTIONS)
+@add_options(ENGINE_OPTIONS)
+def serve(**values: Any) -> None:
+    """Serve speech over HTTP, with OpenAI's API: POST /v1/audio/speech and what belongs to it.
+
+    Every option can also be set in the environment: --queue-timeout by CSM_HYBRID_QUEUE_TIMEOUT, and so on
+    (--api-key by CSM_HYBRID_API_KEYS, --cors-origin by CSM_HYBRID_CORS_ORIGINS).
+
+    \b
+    csm-hybrid serve --weights-path csm-1b-q8_0.gguf
+    curl http://127.0.0.1:8080/v1/audio/speech -H 'Content-Type: application/json' \\
+      -d '{"model": "csm", "input": "Hello.", "voice": "alloy"}' -o hello.mp3
+    """
+    choice = take_model_choice(values)
+    engine = engine_settings(values)
+    slots, log_format = values.pop("slots"), values.pop("log_format")
+
+    # Imported here, so that --help and wrong usage answer without loading llama.cpp.
+    from ..model.resolve import resolve
+    from ..server.app import serve as run
+    from ..server.journal import JsonFormatter, TextFormatter
+    from ..server.settings import Settings
+    from ..speech import Model
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    settings = Settings(**values)
+    model = Model(resolve(choice), slots=slots, **engine)
+    asyncio.run(run(model, settings))

@@ -1,0 +1,97 @@
+"""Long text in pieces: sentence by sentence, whole or as it is being written.
+
+A piece is one utterance of the model. Its context holds some two minutes, but speech drifts and runs away long
+before that, so text is spoken in pieces of a few sentences.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# The longest utterance, in characters: about 17 seconds of English, well within CSM's usual 30.
+LONGEST_PIECE = 250
+# The shortest piece that is spoken before the text after it is known: a bare "Yes." or "1." gives the model too
+# little to go on.
+SHORTEST_PIECE = 10
+
+_CLOSING = "\"'”’»)]}"
+# An end mark with the quotes and brackets that close after it, then white space; CJK marks need no space.
+_END = re.compile(rf"[.!?…]+[{re.escape(_CLOSING)}]*(?=\s)|[。！？]+[{re.escape(_CLOSING)}」』）]*|\n")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"'“])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|No|Vol|Fig|e\.g|i\.e|cf|approx|[A-Za-z])\.$|^\s*\d{1,3}\.$",
+    re.IGNORECASE,
+)
+_WEAK_BREAK = re.compile(r"[,;:–—、，；：](?=\s|$)|\s[–—-](?=\s)")
+
+
+def speakable(text: str) -> bool:
+    """Whether there is anything to say: a letter, a digit or a symbol."""
+    return any(unicodedata.category(c)[0] in "LNS" for c in text)
+
+
+def split(text: str, longest: int = LONGEST_PIECE) -> list[str]:
+    """Pieces of at most ``longest`` characters that end where sentences do, as few as can be; their words are
+    the text's. Text that fits is one piece, as it stands.
+    """
+    if len(text) <= longest:
+        return [text]
+    splitter = SentenceSplitter(longest)
+    sentences = [s for s in (*splitter.feed(text), *splitter.flush()) if speakable(s)] or [text[:longest]]
+    pieces = sentences[:1]
+    for sentence in sentences[1:]:
+        joined = f"{pieces[-1]} {sentence}"
+        if len(joined) <= longest:
+            pieces[-1] = joined
+        else:
+            pieces.append(sentence)
+    return pieces
+
+
+class SentenceSplitter:
+    """Takes text in any bits and gives each sentence as soon as it is known to be whole."""
+
+    def __init__(self, longest: int = LONGEST_PIECE) -> None:
+        self._longest = longest
+        self._text = ""
+        self._searched = 0  # no sentence ends before here
+
+    @property
+    def pending(self) -> int:
+        """Characters that no sentence has taken yet."""
+        return len(self._text)
+
+    def feed(self, text: str) -> list[str]:
+        """Adds text; returns the sentences that it completes, in order."""
+        self._text += text
+        done: list[str] = []
+        while (cut := self._find_cut()) is not None:
+            piece = self._text[:cut].strip()
+            self._text, self._searched = self._text[cut:], 0
+            done.append(piece)
+        return done
+
+    def flush(self) -> list[str]:
+        """What is left, as the last sentence; nothing when it holds nothing to say."""
+        piece, self._text, self._searched = self._text.strip(), "", 0
+        return [piece] if speakable(piece) else []
+
+    def _find_cut(self) -> int | None:
+        """Where the first whole sentence ends, or where one that is too long is best broken."""
+        for match in _END.finditer(self._text, self._searched):
+            if match.end() > self._longest:
+                break
+            head = self._text[: match.end()]
+            long_enough = len(head.strip()) >= SHORTEST_PIECE and speakable(head)
+            if long_enough and (match.group() == "\n" or not _ABBREVIATION.search(head)):
+                return match.end()
+            self._searched = match.end()
+        if len(self._text) <= self._longest:
+            # An end mark at the very end may still get company (".." or a quote), so it is looked at again.
+            self._searched = max(self._searched, len(self._text.rstrip(_CLOSING + ".!?…。！？")) - 1, 0)
+            return None
+        head = self._text[: self._longest]
+        weak = [m.end() for m in _WEAK_BREAK.finditer(head) if m.end() > self._longest // 3]
+        space = max(head.rfind(c) for c in " \t\n")
+        cut = weak[-1] if weak else space if space > 0 else self._longest
+        return cut if speakable(head[:cut]) else self._longest

@@ -1,0 +1,149 @@
+"""The aiohttp application, and the life of the server from start to shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import WSCloseCode, web
+from aiohttp.typedefs import Handler
+
+from ..errors import OutputError
+from . import catalogue
+from .access import CrossOrigin, authentication
+from .audio import create_speech
+from .errors import error_middleware
+from .journal import Journal
+from .metrics import Metrics
+from .schema import fields
+from .settings import Settings
+from .speaker import Voice
+from .state import SERVER, Server
+from .websocket import stream_speech
+from .worker import Worker
+
+log = logging.getLogger("csm_hybrid.server")
+
+_ENCODERS = 2
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(voice: Voice, settings: Settings) -> web.Application:
+    """The application. It owns ``voice`` and closes it when it ends."""
+    cross_origin = CrossOrigin(settings.cors_origins)
+    app = web.Application(
+        client_max_size=settings.max_body_bytes,
+        middlewares=[
+            _identify,
+            error_middleware,
+            cross_origin.middleware(),
+            *authentication(settings.api_keys),
+        ],
+    )
+    app.on_response_prepare.append(cross_origin.on_prepare)
+    app.on_response_prepare.append(_add_id)
+    app.cleanup_ctx.append(_run(voice, settings))
+    app.add_routes(
+        [
+            web.post("/v1/audio/speech", create_speech),
+            web.get("/v1/audio/speech/stream", stream_speech),
+            web.get("/v1/models", catalogue.list_models),
+            web.get("/v1/models/{model}", catalogue.get_model),
+            web.get("/v1/audio/models", catalogue.list_audio_models),
+            web.get("/v1/audio/voices", catalogue.list_voices),
+            web.get("/health", catalogue.health),
+            web.get("/ready", catalogue.readiness),
+            web.get("/metrics", catalogue.metrics),
+            web.get("/openapi.json", catalogue.openapi),
+        ]
+    )
+    return app
+
+
+def _run(voice: Voice, settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        worker = Worker(voice.engine, queue_length=settings.queue, patience=settings.queue_timeout)
+        metrics = Metrics(worker)
+        encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encode")
+        worker.start()
+        table = fields(settings.max_input_chars)
+        app[SERVER] = Server(settings, voice, worker, metrics, Journal(metrics), table, encoders)
+        yield
+        await worker.stop()
+        encoders.shutdown(wait=True)
+        voice.close()
+
+    return context
+
+
+@web.middleware
+async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives every request an id: the client's own X-Request-Id when it is a plain one."""
+    given = request.headers.get("X-Request-Id", "")
+    request["id"] = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    return await handler(request)
+
+
+async def _add_id(request: web.Request, response: web.StreamResponse) -> None:
+    if "id" in request:
+        response.headers["X-Request-Id"] = request["id"]
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """What runs the application: a handler ends as soon as its client has left."""
+    return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+
+
+async def serve(voice: Voice, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then lets what runs finish, for a bounded time, and refuses what comes.
+
+    A second signal ends it at once. Raises OutputError when the address cannot be had.
+    """
+    app = create_app(voice, settings)
+    runner = make_runner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise OutputError(
+                f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error};"
+                " choose another --host or --port"
+            ) from error
+        for host, port, *_ in runner.addresses:
+            log.info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)
+        await _until_told_to_stop(app[SERVER])
+    finally:
+        await runner.cleanup()
+
+
+async def _until_told_to_stop(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Where a loop knows no signals (Windows), SIGINT arrives as KeyboardInterrupt.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, signals.put_nowait, number)
+    await signals.get()
+    server.draining = True
+    log.info("shutting down: %d speeches are under way", len(server.open))
+    drained = asyncio.create_task(_drain(server))
+    again = asyncio.create_task(signals.get())
+    await asyncio.wait({drained, again}, timeout=server.settings.shutdown_timeout, return_when="FIRST_COMPLETED")
+    for task in (drained, again):
+        task.cancel()
+    for socket in list(server.sockets):
+        with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+            await asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), timeout=1.0)
+
+
+async def _drain(server: Server) -> None:
+    while server.open:
+        await asyncio.sleep(0.05)

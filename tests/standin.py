@@ -1,0 +1,167 @@
+"""A model that the server and its tests can speak with at once: the real engine over stand-ins for the towers.
+
+What it says depends, as with the real one, on all that a sequence has been fed and on the sampler: a frame's codes
+are drawn from logits made of a checksum of the sequence's history. A text of n tokens takes n // 4 + 1 frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from csm_hybrid.engine import Engine
+from csm_hybrid.errors import EngineError, InputError, PromptTooLong
+from csm_hybrid.model.config import Sampling
+from csm_hybrid.text import normalise
+
+K, VOCAB, WIDTH = 4, 64, 3
+RATE, FRAME = 24_000, 1920
+MODULUS = 1 << 20  # float32 holds integers of this size exactly
+TEST_TIMEOUT = 60.0
+
+
+class Embedder:
+    """A row is (value, whether it is text, 0)."""
+
+    def frames(self, frames: np.ndarray) -> np.ndarray:
+        text = frames[:, -1] >= 0
+        value = np.where(text, frames[:, -1], self.codes(np.maximum(frames[:, :-1], 0))[:, 0])
+        return np.stack([value, text, np.zeros(len(frames))], axis=1).astype(np.float32)
+
+    def codes(self, codes: np.ndarray) -> np.ndarray:
+        value = (codes.astype(np.int64) * (VOCAB ** np.arange(K))).sum(axis=1) % MODULUS
+        return np.stack([value, np.zeros(len(codes)), np.zeros(len(codes))], axis=1).astype(np.float32)
+
+
+class Backbone:
+    """The hidden state is (checksum of the history, frames of this text that are left, 0)."""
+
+    def __init__(self) -> None:
+        self.sequences: dict[int, list[int]] = {}  # positions, checksum, text tokens in a row, frames left
+
+    def decode(self, embeddings: Any, positions: Any, sequences: Any, outputs: Any) -> tuple[Any, Any]:
+        hidden = []
+        for row, position, sequence, wanted in zip(embeddings, positions, sequences, outputs, strict=True):
+            state = self.sequences.setdefault(int(sequence), [0, 1, 0, 0])
+            assert position == state[0], "positions must follow one another"
+            state[0] += 1
+            state[1] = (state[1] * 31 + int(row[0]) + 7) % MODULUS
+            state[2] = state[2] + 1 if row[1] else 0
+            state[3] = state[2] // 4 + 1 if row[1] else state[3] - 1
+            if wanted:
+                hidden.append([state[1], state[3], 0])
+        states = np.array(hidden, dtype=np.float32).reshape(-1, WIDTH)
+        logits = np.stack([_noise(int(s)) for s in states[:, 0]]) if len(states) else np.zeros((0, VOCAB))
+        return states, logits.astype(np.float32)
+
+    def forget(self, sequence: int) -> None:
+        self.sequences.pop(sequence, None)
+
+
+def _noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, VOCAB)
+
+
+class Decoder:
+    """Draws every code with the stream's sampler; ``seconds`` is how long a frame takes."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.fail_on: set[int] = set()  # numbers of frames left that bring a failure
+        self.frames = 0
+
+    def decode_frames(self, hidden: np.ndarray, logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+        time.sleep(self.seconds)
+        if self.fail_on & {int(left) for left in hidden[:, 1]}:
+            raise EngineError("injected")
+        self.frames += len(hidden)
+        codes = [[1 + s.sample(row) % (VOCAB - 1) for _ in range(K)] for s, row in zip(samplers, logits, strict=True)]
+        codes = np.array(codes, dtype=np.int32).reshape(-1, K)
+        codes[hidden[:, 1] <= 0] = 0
+        return codes
+
+
+class Codec:
+    """A tone whose pitch is the first code's, its phase going on from frame to frame."""
+
+    sample_rate = RATE
+    frame_samples = FRAME
+
+    def new_state(self) -> list[float]:
+        return [0.0]
+
+    def decode(self, states: list[list[float]], codes: np.ndarray) -> np.ndarray:
+        out = np.empty((len(states), FRAME), dtype=np.float32)
+        for i, state in enumerate(states):
+            step = 2 * np.pi * (150 + 10 * int(codes[i, 0, 0])) / RATE
+            phase = state[0] + step * np.arange(1, FRAME + 1)
+            out[i] = 0.5 * np.sin(phase)
+            state[0] = float(phase[-1] % (2 * np.pi))
+        return out
+
+
+class Builder:
+    """Tokens are bytes."""
+
+    def __init__(self, template: str = "[{speaker}]{text}") -> None:
+        if "{text}" not in template:
+            raise InputError(f"the prompt template {template!r} must hold {{text}} exactly once")
+        self.template = template
+
+    def build(self, text: str, speaker: int, *, max_frames: int | None = None) -> np.ndarray:
+        data = self.template.replace("{speaker}", str(speaker)).replace("{text}", normalise(text)).encode()
+        if len(data) + (max_frames or 1) > 2048:
+            raise PromptTooLong("too long")
+        frames = np.full((len(data), K + 1), -1, dtype=np.int32)
+        frames[:, -1] = list(data)
+        return frames
+
+
+class Voice:
+    """What the server needs of a model."""
+
+    def __init__(self, slots: int = 2, seconds: float = 0.0) -> None:
+        self.config: Any = SimpleNamespace(
+            name="stand-in",
+            codebooks=K,
+            end_code=0,
+            frame_rate=12.5,
+            backbone=SimpleNamespace(positions=2048),
+            codec=SimpleNamespace(sample_rate=RATE, frame_samples=FRAME),
+        )
+        self.backbone, self.decoder = Backbone(), Decoder(seconds)
+        parts: Any = (self.config, self.backbone, Embedder(), self.decoder, Codec())
+        self.engine = Engine(*parts, slots=slots)
+        self.sample_rate = RATE
+        self.closed = False
+
+    def builder(self, template: str | None = None) -> Builder:
+        return Builder() if template is None else Builder(template)
+
+    def sampling(self, temperature: float | None = None, top_k: int | None = None) -> Sampling:
+        return Sampling(0.9 if temperature is None else temperature, top_k or 50)
+
+    def max_frames(self, seconds: float) -> int:
+        return max(1, int(seconds * 12.5 + 1e-6))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Runs a coroutine as a test, for a bounded time."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async def bounded() -> None:
+            await asyncio.wait_for(test(*args, **kwargs), TEST_TIMEOUT)
+
+        asyncio.run(bounded())
+
+    return run
