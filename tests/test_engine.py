@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from csm_hybrid.engine import PREFILL_CHUNK, Engine, Request, Stream
+from csm_hybrid.engine import PREFILL_ALONE, PREFILL_CHUNK, Engine, Request, Stream
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import Sampling
 
@@ -226,3 +226,142 @@ def test_a_seed_is_made_when_none_is_given(parts: Any) -> None:
     machine = engine(parts)
     seeds = {machine.submit(Request(request(2).prompt, GREEDY, 1)).seed for _ in range(4)}
     assert len(seeds) == 4
+
+
+def test_a_long_prompt_alone_is_taken_in_by_pieces_that_bound_a_step(parts: Any) -> None:
+    machine = engine(parts)
+    stream = machine.submit(request(3, length=2 * PREFILL_ALONE + 5))
+    run(machine)
+    assert parts[0].passes[:3] == [PREFILL_ALONE, PREFILL_ALONE, 5]
+    assert heard(stream) == [2, 1]
+
+
+class Brittle(Decoder):
+    """Refuses a whole batch when one of its streams was fed ``bad``."""
+
+    bad = 5
+
+    def decode_frames(self, hidden: np.ndarray, logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+        if (hidden[:, 0] == self.bad).any():
+            raise ValueError("a bad value")
+        return super().decode_frames(hidden, logits, samplers)
+
+
+def test_a_stream_that_breaks_the_decoder_leaves_alone() -> None:
+    machine = engine((Backbone(), Brittle()), slots=3)
+    bad, good, other = (machine.submit(request(n)) for n in (7, 4, 5 - 1))
+    run(machine)
+    assert (heard(bad), bad.finish_reason) == ([6, 5], "error")
+    assert isinstance(bad.error, EngineError)
+    assert "ValueError" in str(bad.error)
+    assert [heard(s) for s in (good, other)] == [[3, 2, 1], [3, 2, 1]]
+
+
+def test_a_stream_that_breaks_the_codec_leaves_alone(parts: Any) -> None:
+    machine = engine(parts, slots=2)
+    decode = machine._codec.decode
+
+    def brittle(states: Any, codes: np.ndarray) -> np.ndarray:
+        if (codes == 6).any():
+            raise RuntimeError("no")
+        return decode(states, codes)
+
+    machine._codec.decode = brittle  # type: ignore[method-assign]
+    bad, good = machine.submit(request(8)), machine.submit(request(4))
+    run(machine)
+    assert (heard(bad), bad.finish_reason, heard(good)) == ([7], "error", [3, 2, 1])
+
+
+def test_a_prompt_that_cannot_be_embedded_fails_alone_and_the_next_one_starts(parts: Any) -> None:
+    machine = engine(parts)
+    frames = machine._embedder.frames
+
+    def brittle(rows: np.ndarray) -> np.ndarray:
+        if (rows == 77).any():
+            raise IndexError("row 77")
+        return frames(rows)
+
+    machine._embedder.frames = brittle  # type: ignore[method-assign]
+    bad, good = machine.submit(request(77)), machine.submit(request(4))
+    run(machine)
+    assert (bad.finish_reason, heard(good)) == ("error", [3, 2, 1])
+
+
+def fed_rows(stream: Stream) -> list[int]:
+    """The first entries of a stream's whole prompt, text tokens for text."""
+    return [int(row[-1] if row[-1] >= 0 else row[0]) for row in stream.prompt]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_continuation_knows_all_that_was_said(parts: Any, when: str) -> None:
+    """Queued while the first speaks, it goes on in the slot; queued afterwards, it is fed everything again."""
+    machine = engine(parts)
+    first = machine.submit(request(4))
+    if when == "after":
+        run(machine)
+    second = machine.submit(request(3), after=first)
+    run(machine)
+    assert (heard(first), heard(second)) == ([3, 2, 1], [2, 1])
+    # text, what was said of it, the frame that ends speech, the new text
+    assert fed_rows(second) == [99, 4, 3, 2, 1, 0, 99, 3]
+    assert sum(parts[0].passes) == 2 + 3 + 1 + 2 + 2 + (5 if when == "after" else 0)
+
+
+def test_a_continuation_of_speech_that_was_cut_feeds_its_last_frame_too(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(9, max_frames=2))
+    second = machine.submit(request(3), after=first)
+    run(machine)
+    assert (first.finish_reason, fed_rows(second)) == ("length", [99, 9, 8, 7, 0, 99, 3])
+    assert heard(second) == [2, 1]
+
+
+def test_a_continuation_takes_over_the_slot_before_those_that_wait(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(4))
+    stranger = machine.submit(request(3))
+    second = machine.submit(request(5), after=first)
+    while not second.finished:
+        machine.step()
+    assert stranger.frames == 0
+    run(machine)
+    assert heard(stranger) == [2, 1]
+
+
+def test_a_continuation_without_room_keeps_the_context_and_the_last_piece(parts: Any) -> None:
+    machine = engine(parts)
+    machine.config = SimpleNamespace(codebooks=K, end_code=0, backbone=SimpleNamespace(positions=21))  # type: ignore[assignment]
+
+    def piece(last: int) -> Request:
+        whole = request(last, length=4)
+        whole.prompt[0, -1] = 50  # a voice's context
+        return Request(whole.prompt, GREEDY, max_frames=5, seed=1, context=1)
+
+    first = machine.submit(piece(3))
+    second = machine.submit(piece(4), after=first)
+    third = machine.submit(piece(2), after=second)
+    run(machine)
+    assert fed_rows(second) == [50, 99, 99, 3, 2, 1, 0, 99, 99, 4]
+    assert fed_rows(third) == [50, 99, 99, 4, 3, 2, 1, 0, 99, 99, 2]
+    assert [heard(s) for s in (second, third)] == [[3, 2, 1], [1]]
+
+
+def test_a_continuation_ends_with_what_it_continues(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(50))
+    second = machine.submit(request(3), after=first)
+    machine.step()
+    machine.cancel(first)
+    run(machine)
+    assert (second.finish_reason, machine.running, machine.waiting) == ("cancelled", 0, 0)
+
+
+def test_a_cancelled_continuation_leaves_the_slot_free(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(4))
+    second = machine.submit(request(3), after=first)
+    machine.step()
+    machine.cancel(second)
+    other = machine.submit(request(3))
+    run(machine)
+    assert (heard(first), heard(second), heard(other)) == ([3, 2, 1], [], [2, 1])

@@ -1,0 +1,76 @@
+"""Splitting text into pieces, whole and as it is written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csm_hybrid.sentences import LONGEST_PIECE, SentenceSplitter, speakable, split
+
+TEXTS = st.text(alphabet=st.sampled_from("abc 1.!?,;\n\"')…。Dr"), max_size=900)
+
+
+def sentences(text: str) -> list[str]:
+    splitter = SentenceSplitter()
+    return [*splitter.feed(text), *splitter.flush()]
+
+
+def test_sentences_end_at_marks_with_the_quotes_that_close_after_them() -> None:
+    assert sentences('He said "Stop right there!" Then he left. Really? (Yes, he did.) Fine') == [
+        'He said "Stop right there!"',
+        "Then he left.",
+        "Really? (Yes, he did.)",
+        "Fine",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Dr. Smith met Mrs. Jones at 3.14 sharp", "See e.g. the last page", "1. First point", "J. S. Bach wrote it"],
+)
+def test_points_that_do_not_end_a_sentence(text: str) -> None:
+    assert sentences(text) == [text]
+
+
+def test_a_line_end_ends_a_sentence_and_chinese_marks_need_no_space() -> None:
+    assert sentences("A heading line\nthen the text") == ["A heading line", "then the text"]
+    assert sentences("今天天气非常好我们走。明天也许会下雨吧。") == ["今天天气非常好我们走。", "明天也许会下雨吧。"]
+
+
+def test_text_that_fits_is_one_piece_as_it_stands() -> None:
+    text = "One. Two! Three?\nFour."
+    assert split(text) == [text]
+
+
+def test_long_text_is_cut_where_sentences_end() -> None:
+    text = "This is a sentence of some length. " * 20
+    pieces = split(text)
+    assert all(p.endswith("length.") for p in pieces)
+    assert len(pieces) == 3
+
+
+def test_a_sentence_that_is_too_long_is_cut_at_a_comma_or_a_space() -> None:
+    assert all(p.endswith(",") for p in split("and then some more words, " * 30)[:-1])
+    assert all(len(p) <= LONGEST_PIECE for p in split("word " * 200))
+    assert split("x" * 600) == ["x" * 250, "x" * 250, "x" * 100]
+
+
+@given(TEXTS)
+def test_pieces_keep_every_word_and_stay_short(text: str) -> None:
+    pieces = split(text)
+    assert all(len(piece) <= max(LONGEST_PIECE, len(text) if len(text) <= LONGEST_PIECE else 0) for piece in pieces)
+    if speakable(text):
+        spoken = [c for c in "".join(pieces) if c.isalnum()]
+        assert spoken == [c for c in text if c.isalnum()]
+
+
+@given(TEXTS, st.lists(st.integers(1, 40), max_size=30))
+def test_sentences_do_not_depend_on_how_the_text_arrives(text: str, sizes: list[int]) -> None:
+    splitter = SentenceSplitter()
+    out, at = [], 0
+    for size in sizes:
+        out += splitter.feed(text[at : at + size])
+        at += size
+    out += [*splitter.feed(text[at:]), *splitter.flush()]
+    assert out == sentences(text)
