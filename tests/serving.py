@@ -44,7 +44,9 @@ def body(text: str = "Hello there.", **more: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def serving(voice: Voice | None = None, headers: Any = None, **settings: Any) -> AsyncIterator[Served]:
+async def serving(
+    voice: Voice | None = None, headers: Any = None, force_close: bool = False, **settings: Any
+) -> AsyncIterator[Served]:
     voice = voice or Voice()
     app = create_app(voice, Settings(**settings))
     runner = make_runner(app)
@@ -53,7 +55,7 @@ async def serving(voice: Voice | None = None, headers: Any = None, **settings: A
     await site.start()
     host, port = runner.addresses[0][:2]
     try:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, force_close=force_close)
         async with aiohttp.ClientSession(f"http://{host}:{port}", headers=headers, connector=connector) as client:
             yield Served(client, app[SERVER], voice, host, port)
     finally:

@@ -24,7 +24,7 @@ from .metrics import Metrics
 from .schema import fields
 from .settings import Settings
 from .speaker import Voice
-from .state import SERVER, Server
+from .state import REQUEST_ID, SERVER, Server
 from .websocket import stream_speech
 from .worker import Worker
 
@@ -86,13 +86,13 @@ def _run(voice: Voice, settings: Settings) -> Callable[[web.Application], AsyncI
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Gives every request an id: the client's own X-Request-Id when it is a plain one."""
     given = request.headers.get("X-Request-Id", "")
-    request["id"] = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
     return await handler(request)
 
 
 async def _add_id(request: web.Request, response: web.StreamResponse) -> None:
-    if "id" in request:
-        response.headers["X-Request-Id"] = request["id"]
+    if REQUEST_ID in request:
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 
 def make_runner(app: web.Application) -> web.AppRunner:

@@ -20,14 +20,14 @@ from .errors import ApiError, invalid, translate
 from .journal import Record
 from .schema import Manner, manner, parse
 from .speaker import Account, Speech
-from .state import SERVER, Server
+from .state import REQUEST_ID, SERVER, Server
 from .timing import timeout
 
 
 async def create_speech(request: web.Request) -> web.StreamResponse:
     """Speaks a text: plain bytes or server-sent events, from the first frame on."""
     server = request.app[SERVER]
-    record = Record(request["id"])
+    record = Record(request[REQUEST_ID])
     reply = _Reply(request, server.settings.stall_timeout)
     try:
         async with timeout(server.settings.request_timeout):

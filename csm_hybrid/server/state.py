@@ -56,3 +56,4 @@ class Server:
 
 
 SERVER = web.AppKey("server", Server)
+REQUEST_ID = web.RequestKey("request_id", str)

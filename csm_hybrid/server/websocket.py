@@ -32,7 +32,7 @@ from .errors import ApiError, invalid, translate
 from .journal import Record
 from .schema import Manner, check, manner, voice_fields
 from .speaker import Speech
-from .state import SERVER, Server
+from .state import REQUEST_ID, SERVER, Server
 from .timing import timeout
 
 _DEFAULTS = {"voice": "alloy", "response_format": "pcm"}
@@ -47,7 +47,7 @@ async def stream_speech(request: web.Request) -> web.WebSocketResponse:
     server = request.app[SERVER]
     socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=server.settings.max_body_bytes)
     await socket.prepare(request)
-    session = _Session(server, socket, request["id"])
+    session = _Session(server, socket, request[REQUEST_ID])
     server.sockets.add(socket)
     try:
         async for message in socket:

@@ -152,7 +152,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._hold_seconds = 5.0  # a running mean of how long a request holds its slot
-        # The event loop's: utterances without and with a slot.
+        # The event loop's: utterances that wait for a first slot, and those that have one.
         self._waiting: set[Utterance] = set()
         self._running: set[Utterance] = set()
         # The engine thread's: what it has in hand, and by when (time.monotonic()) one must have a slot.
@@ -200,7 +200,8 @@ class Worker:
             raise QueueFull
         utterance = Utterance(request, after)
         deadline = time.monotonic() + self._patience if after is None else None
-        self._waiting.add(utterance)
+        if after is None:
+            self._waiting.add(utterance)
         self._commands.put(lambda: self._begin(utterance, deadline))
         return utterance
 

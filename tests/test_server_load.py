@@ -1,0 +1,318 @@
+"""Many at once: fairness, overload, clients that leave or are slow, faults, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from serving import SPEECH, Served, body, serving
+from standin import Voice, asynchronous
+
+# Steps that a client's departure may take to be noticed: the loop must hear of the closed connection, and the
+# engine's thread finish the step it is in.
+STEPS_TO_NOTICE = 3
+TEXT = "One two three four five six seven. "
+LONG = TEXT * 50
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    async def poll() -> None:
+        while not condition():
+            await asyncio.sleep(0.002)
+
+    await asyncio.wait_for(poll(), seconds)
+
+
+@asynchronous
+async def test_many_speak_together_and_each_is_heard_as_if_alone() -> None:
+    async with serving(Voice(slots=1)) as served:
+        alone = [(await served.speak(TEXT * (i % 3 + 1), seed=i))[1] for i in range(12)]
+    async with serving(Voice(slots=4), queue=20) as served:
+        together = await asyncio.gather(*(served.speak(TEXT * (i % 3 + 1), seed=i) for i in range(12)))
+    assert [data for _, data in together] == alone
+
+
+@asynchronous
+async def test_a_failure_in_one_stream_leaves_the_others_bit_exact() -> None:
+    async with serving(Voice(slots=4)) as served:
+        alone = [(await served.speak(TEXT, seed=i))[1] for i in range(3)]
+        decode = served.voice.decoder.decode_frames
+        hurt = {7}
+
+        def brittle(hidden: np.ndarray, logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+            if {int(left) for left in hidden[:, 1]} & hurt:
+                raise RuntimeError("injected")
+            return decode(hidden, logits, samplers)
+
+        served.voice.decoder.seconds = 0.01
+        served.voice.decoder.decode_frames = brittle  # type: ignore[method-assign]
+        # The others are shorter than seven frames from their start on; only the long one passes seven to go.
+        short = "Six frames or so."
+        before = [(await served.speak(short, seed=i))[1] for i in range(3)]
+        bad = asyncio.create_task(_outcome(served, TEXT, seed=9))
+        together = await asyncio.gather(*(served.speak(short, seed=i) for i in range(3)))
+        assert [data for _, data in together] == before
+        assert (await bad)[1] is not None, "the stream that was hurt must break off"
+        hurt.clear()
+        assert [(await served.speak(TEXT, seed=i))[1] for i in range(3)] == alone
+
+
+async def _outcome(served: Served, text: str, **more: Any) -> tuple[bytes, Exception | None]:
+    data = b""
+    try:
+        async with served.client.post(SPEECH, json=body(text, **more)) as answer:
+            async for chunk in answer.content.iter_any():
+                data += chunk
+    except Exception as error:
+        return data, error
+    return data, None
+
+
+@asynchronous
+async def test_overload_is_refused_at_once_with_the_time_to_wait() -> None:
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice, queue=2) as served:
+        first = asyncio.create_task(served.speak(LONG))
+        await until(lambda: voice.engine.running == 1)
+        waiting = [asyncio.create_task(served.speak(TEXT)) for _ in range(2)]
+        await until(lambda: served.metric("csm_queued") == 2)
+        async with served.client.post(SPEECH, json=body()) as answer:
+            assert answer.status == 429
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert (await answer.json())["error"]["code"] == "queue_full"
+        assert served.metric('csm_rejected_total{reason="queue_full"}') == 1
+        first.cancel()
+        assert [status for status, _ in await asyncio.gather(*waiting)] == [200, 200]
+
+
+@asynchronous
+async def test_who_waits_too_long_is_told_so() -> None:
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice, queue=2, queue_timeout=0.1) as served:
+        first = asyncio.create_task(served.speak(LONG))
+        await until(lambda: voice.engine.running == 1)
+        async with served.client.post(SPEECH, json=body()) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (429, "queue_timeout")
+            assert int(answer.headers["Retry-After"]) >= 1
+        assert voice.engine.waiting == 0
+        first.cancel()
+
+
+@asynchronous
+async def test_requests_start_in_the_order_in_which_they_came() -> None:
+    voice = Voice(slots=1, seconds=0.005)
+    async with serving(voice) as served:
+        ended: list[int] = []
+
+        async def speak(i: int) -> None:
+            await served.speak(TEXT, seed=i)
+            ended.append(i)
+
+        tasks = []
+        for i in range(5):
+            tasks.append(asyncio.create_task(speak(i)))
+            await until(lambda n=i: voice.engine.running + voice.engine.waiting > n or ended)  # type: ignore[misc]
+        await asyncio.gather(*tasks)
+        assert ended == [0, 1, 2, 3, 4]
+
+
+@asynchronous
+async def test_the_work_stops_when_the_client_leaves() -> None:
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice) as served:
+        async with served.client.post(SPEECH, json=body(LONG)) as answer:
+            await answer.content.readany()
+            answer.close()
+        frames = voice.decoder.frames
+        await until(lambda: voice.engine.running == 0)
+        assert voice.decoder.frames - frames <= STEPS_TO_NOTICE
+        await until(lambda: served.metric('csm_aborted_total{reason="client_left"}') == 1)
+
+
+@asynchronous
+async def test_one_who_leaves_the_queue_takes_no_slot() -> None:
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice) as served:
+        first = asyncio.create_task(served.speak(LONG))
+        await until(lambda: voice.engine.running == 1)
+        second = asyncio.create_task(served.speak(TEXT))
+        await until(lambda: voice.engine.waiting == 1)
+        second.cancel()
+        await until(lambda: voice.engine.waiting == 0)
+        first.cancel()
+
+
+# More than the sockets of a connection hold between them, so that a reader who reads nothing is felt.
+ENDLESS = {"speed": 0.25}
+
+
+@asynchronous
+async def test_a_slow_reader_holds_nobody_up_and_grows_no_memory() -> None:
+    """One piece is being heard, one is made ahead, and then nothing more until he reads."""
+    voice = Voice(slots=1)
+    async with serving(voice) as served:
+        _, whole = await served.speak(LONG * 2, **ENDLESS)
+        total, voice.decoder.frames = voice.decoder.frames, 0
+        async with served.client.post(SPEECH, json=body(LONG * 2, **ENDLESS)) as slow:
+            slow.connection.transport.pause_reading()  # type: ignore[union-attr]
+            for _ in range(3):
+                assert (await asyncio.wait_for(served.speak(TEXT), 5))[0] == 200
+            stopped = await _standstill(voice)
+            assert voice.engine.running == 0, "he must not hold a slot"
+            assert stopped < 0.8 * total, "nothing may be made that nobody takes"
+            slow.connection.transport.resume_reading()  # type: ignore[union-attr]
+            assert await slow.read() == whole
+
+
+async def _standstill(voice: Voice) -> int:
+    """Waits until no frames have been made for a while; returns how many there are."""
+    while True:
+        frames = voice.decoder.frames
+        await asyncio.sleep(0.3)
+        if voice.decoder.frames == frames:
+            return frames
+
+
+@asynchronous
+async def test_a_reader_who_takes_nothing_is_dropped_in_the_end() -> None:
+    async with serving(Voice(slots=1), stall_timeout=0.2) as served:
+        async with served.client.post(SPEECH, json=body(LONG * 2, **ENDLESS)) as slow:
+            slow.connection.transport.pause_reading()  # type: ignore[union-attr]
+            await until(lambda: served.metric('csm_aborted_total{reason="stalled"}') == 1, 20)
+        assert not served.server.open
+
+
+@asynchronous
+async def test_a_request_has_a_longest_time() -> None:
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice, request_timeout=0.3) as served:
+        data, error = await _outcome(served, LONG)
+        assert error is not None
+        assert data
+        await until(lambda: voice.engine.running == 0)
+        assert served.metric('csm_aborted_total{reason="request_timeout"}') == 1
+        voice.decoder.seconds = 1.0
+        status, _ = await served.speak()
+        assert status == 503
+
+
+@asynchronous
+async def test_clients_that_vanish_at_random_moments_leave_nothing_behind() -> None:
+    voice = Voice(slots=4, seconds=0.001)
+    random.seed(1)
+    async with serving(voice, force_close=True, queue=300, slow_readers=300) as served:
+        reference = await served.speak(TEXT, seed=5)
+        before = _descriptors()
+
+        async def vanish() -> None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(served.speak(TEXT * random.randint(1, 10)), random.random() * 0.5)
+
+        witnesses = [asyncio.create_task(served.speak(TEXT, seed=5)) for _ in range(4)]
+        await asyncio.gather(*(vanish() for _ in range(200)))
+        assert [await w for w in witnesses] == [reference] * 4
+        await until(lambda: voice.engine.running == voice.engine.waiting == 0)
+        await until(lambda: not served.server.open)
+        await until(lambda: _descriptors() <= before + 2)
+        assert await served.speak(TEXT, seed=5) == reference
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112
+
+
+@asynchronous
+async def test_memory_and_objects_stay_flat() -> None:
+    async with serving(Voice(slots=4)) as served:
+
+        async def some(count: int) -> None:
+            for name in ("pcm", "opus"):
+                await asyncio.gather(*(served.speak(response_format=name) for _ in range(count)))
+
+        await some(20)
+        gc.collect()
+        objects = len(gc.get_objects())
+        for _ in range(3):
+            await some(20)
+        gc.collect()
+        assert len(gc.get_objects()) - objects < 500
+        assert not served.server.worker._open
+        assert not served.server.worker._waiting
+        assert not served.server.worker._running
+
+
+GARBAGE = [
+    b"\x00\xff\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+    b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+]
+
+
+@asynchronous
+async def test_garbage_on_the_wire_hurts_nobody() -> None:
+    async with serving(body_timeout=0.2) as served:
+        for data in GARBAGE:
+            with socket.create_connection((served.host, served.port)) as line:
+                line.setblocking(False)
+                loop = asyncio.get_running_loop()
+                with contextlib.suppress(ConnectionError):
+                    await loop.sock_sendall(line, data)
+                    answer = await asyncio.wait_for(loop.sock_recv(line, 4096), 5)
+                    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+        assert (await served.speak())[0] == 200
+
+
+@asynchronous
+async def test_a_fault_of_the_engine_itself_ends_the_requests_and_not_the_server() -> None:
+    voice = Voice(slots=2)
+    async with serving(voice) as served:
+        step = voice.engine.step
+
+        def broken() -> bool:
+            voice.engine.step = step  # type: ignore[method-assign]
+            raise AssertionError("a bug")
+
+        voice.engine.step = broken  # type: ignore[method-assign]
+        await asyncio.sleep(0.6)  # the idle thread steps too
+        voice.engine.step = broken  # type: ignore[method-assign]
+        assert (await served.speak())[0] == 500
+        assert (await served.speak())[0] == 200
+
+
+@asynchronous
+async def test_what_comes_while_shutting_down_is_refused_and_what_runs_is_finished() -> None:
+    voice = Voice(slots=1, seconds=0.01)
+    async with serving(voice) as served:
+        running = asyncio.create_task(served.speak(TEXT))
+        await until(lambda: voice.engine.running == 1)
+        served.server.draining = True
+        async with served.client.post(SPEECH, json=body()) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "shutting_down")
+            assert int(answer.headers["Retry-After"]) >= 1
+        async with served.client.get("/ready") as answer:
+            assert answer.status == 503
+        assert (await running)[0] == 200
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@asynchronous
+async def test_stopping_the_worker_ends_what_runs(slots: int) -> None:
+    voice = Voice(slots=slots, seconds=0.02)
+    async with serving(voice) as served:
+        tasks = [asyncio.create_task(_outcome(served, LONG)) for _ in range(3)]
+        await until(lambda: voice.engine.running == slots)
+        await served.server.worker.stop()
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert all(error is not None or b"shutting_down" in data for data, error in outcomes)
+        async with served.client.get("/health") as answer:
+            assert answer.status == 503
+
