@@ -23,6 +23,7 @@ class Served:
     client: aiohttp.ClientSession
     server: Server
     voice: Voice
+    app: web.Application
     host: str
     port: int
 
@@ -57,7 +58,7 @@ async def serving(
     try:
         connector = aiohttp.TCPConnector(limit=0, force_close=force_close)
         async with aiohttp.ClientSession(f"http://{host}:{port}", headers=headers, connector=connector) as client:
-            yield Served(client, app[SERVER], voice, host, port)
+            yield Served(client, app[SERVER], voice, app, host, port)
     finally:
         await runner.cleanup()
     assert voice.closed

@@ -8,6 +8,7 @@ import wave
 from io import BytesIO
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from serving import SPEECH, body, serving
@@ -216,9 +217,9 @@ async def test_every_mistake_in_a_field_names_the_field() -> None:
 )
 @asynchronous
 async def test_bodies_that_are_no_objects(data: bytes, code: str) -> None:
-    async with serving() as served:
-        async with served.client.post(SPEECH, data=data, headers={"Content-Type": "application/json"}) as answer:
-            check_error(answer.status, await answer.read(), 400, None, code)
+    headers = {"Content-Type": "application/json"}
+    async with serving() as served, served.client.post(SPEECH, data=data, headers=headers) as answer:
+        check_error(answer.status, await answer.read(), 400, None, code)
 
 
 @asynchronous
@@ -263,7 +264,7 @@ async def test_an_engine_failure_in_mid_speech_breaks_the_answer_off() -> None:
     voice = Voice()
     voice.decoder.fail_on = {1}
     async with serving(voice) as served:
-        with pytest.raises(Exception, match=r"payload|closed|Response"):
+        with pytest.raises(aiohttp.ClientPayloadError):
             await served.speak()
         _, events = await _read_all(served, body(stream_format="sse"))
         assert events[-1]["type"] == "error"
@@ -276,11 +277,9 @@ async def test_an_engine_failure_in_mid_speech_breaks_the_answer_off() -> None:
 async def _read_all(served: Any, request: dict[str, Any]) -> tuple[bytes, list[dict[str, Any]]]:
     data = b""
     async with served.client.post(SPEECH, json=request) as answer:
-        try:
+        with pytest.raises(aiohttp.ClientPayloadError):
             async for chunk in answer.content.iter_any():
                 data += chunk
-        except Exception as error:
-            assert "payload" in str(error)
     return _sse(data)
 
 

@@ -244,6 +244,7 @@ async def test_memory_and_objects_stay_flat() -> None:
         gc.collect()
         assert len(gc.get_objects()) - objects < 500
         assert not served.server.worker._open
+        assert not served.server.worker._known
         assert not served.server.worker._waiting
         assert not served.server.worker._running
 
@@ -315,4 +316,3 @@ async def test_stopping_the_worker_ends_what_runs(slots: int) -> None:
         assert all(error is not None or b"shutting_down" in data for data, error in outcomes)
         async with served.client.get("/health") as answer:
             assert answer.status == 503
-

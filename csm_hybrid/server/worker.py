@@ -152,7 +152,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._hold_seconds = 5.0  # a running mean of how long a request holds its slot
-        # The event loop's: utterances that wait for a first slot, and those that have one.
+        # The event loop's: all utterances that have not ended; those that wait for a first slot; those that have one.
+        self._known: set[Utterance] = set()
         self._waiting: set[Utterance] = set()
         self._running: set[Utterance] = set()
         # The engine thread's: what it has in hand, and by when (time.monotonic()) one must have a slot.
@@ -200,6 +201,7 @@ class Worker:
             raise QueueFull
         utterance = Utterance(request, after)
         deadline = time.monotonic() + self._patience if after is None else None
+        self._known.add(utterance)
         if after is None:
             self._waiting.add(utterance)
         self._commands.put(lambda: self._begin(utterance, deadline))
@@ -217,8 +219,8 @@ class Worker:
                 self._waiting.discard(utterance)
                 self._running.add(utterance)
             elif not isinstance(item, np.ndarray):
-                self._waiting.discard(utterance)
-                self._running.discard(utterance)
+                for group in (self._known, self._waiting, self._running):
+                    group.discard(utterance)
                 if utterance.begun is not None:
                     held = time.monotonic() - utterance.begun
                     self._hold_seconds += (held - self._hold_seconds) * _MEAN_WEIGHT
@@ -240,6 +242,8 @@ class Worker:
         finally:
             self._stopping = True
             self._give_up(Ended())
+            # Whatever was submitted and has not been seen here ends too.
+            self._call(lambda: self._deliver([(utterance, Ended()) for utterance in self._known]))
 
     def _obey(self, *, wait: bool) -> None:
         """Runs all commands that are there; an idle engine waits for one."""
@@ -303,9 +307,13 @@ class Worker:
         self._deadlines.clear()
 
     def _send(self, news: list[tuple[Utterance, News]]) -> None:
-        if news and self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the event loop has closed: nobody listens any more
-                self._loop.call_soon_threadsafe(self._deliver, news)
+        if news:
+            self._call(lambda: self._deliver(news))
+
+    def _call(self, function: Callable[[], None]) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the event loop has closed: nobody listens any more
+            self._loop.call_soon_threadsafe(function)
 
 
 def _as_csm(error: Exception) -> CsmError:
