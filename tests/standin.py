@@ -76,12 +76,12 @@ class Decoder:
         self.fail_on: set[int] = set()  # numbers of frames left that bring a failure
         self.frames = 0
 
-    def decode_frames(self, hidden: np.ndarray, logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+    def decode_frames(self, *, hidden: np.ndarray, c0_logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
         time.sleep(self.seconds)
         if self.fail_on & {int(left) for left in hidden[:, 1]}:
             raise EngineError("injected")
         self.frames += len(hidden)
-        codes = [[1 + s.sample(row) % (VOCAB - 1) for _ in range(K)] for s, row in zip(samplers, logits, strict=True)]
+        codes = [[1 + s.sample(row) % (VOCAB - 1) for _ in range(K)] for s, row in zip(samplers, c0_logits, strict=True)]
         codes = np.array(codes, dtype=np.int32).reshape(-1, K)
         codes[hidden[:, 1] <= 0] = 0
         return codes

@@ -241,10 +241,10 @@ class Brittle(Decoder):
 
     bad = 5
 
-    def decode_frames(self, hidden: np.ndarray, logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+    def decode_frames(self, *, hidden: np.ndarray, c0_logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
         if (hidden[:, 0] == self.bad).any():
             raise ValueError("a bad value")
-        return super().decode_frames(hidden, logits, samplers)
+        return super().decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
 
 
 def test_a_stream_that_breaks_the_decoder_leaves_alone() -> None:

@@ -139,7 +139,7 @@ async def test_a_wav_is_read_by_the_standard_library() -> None:
 @asynchronous
 async def test_a_speech_without_sound_is_a_frame_of_silence() -> None:
     voice = Voice()
-    voice.decoder.decode_frames = lambda hidden, logits, samplers: np.zeros((len(hidden), 4), np.int32)  # type: ignore[method-assign]
+    voice.decoder.decode_frames = lambda hidden, c0_logits, samplers: np.zeros((len(hidden), 4), np.int32)  # type: ignore[method-assign]
     async with serving(voice) as served:
         for name in FORMATS:
             status, data = await served.speak(response_format=name)

@@ -46,10 +46,10 @@ async def test_a_failure_in_one_stream_leaves_the_others_bit_exact() -> None:
         decode = served.voice.decoder.decode_frames
         hurt = {7}
 
-        def brittle(hidden: np.ndarray, logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
+        def brittle(*, hidden: np.ndarray, c0_logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
             if {int(left) for left in hidden[:, 1]} & hurt:
                 raise RuntimeError("injected")
-            return decode(hidden, logits, samplers)
+            return decode(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
 
         served.voice.decoder.seconds = 0.01
         served.voice.decoder.decode_frames = brittle  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, take_model_choice
+from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
 
 ENVIRONMENT_PREFIX = "CSM_HYBRID"
 
@@ -80,12 +80,11 @@ def serve(**values: Any) -> None:
     curl http://127.0.0.1:8080/v1/audio/speech -H 'Content-Type: application/json' \\
       -d '{"model": "csm", "input": "Hello.", "voice": "alloy"}' -o hello.mp3
     """
-    choice = take_model_choice(values)
+    flags = model_flags(values)
     engine = engine_settings(values)
     slots, log_format = values.pop("slots"), values.pop("log_format")
 
     # Imported here, so that --help and wrong usage answer without loading llama.cpp.
-    from ..model.resolve import resolve
     from ..server.app import serve as run
     from ..server.journal import JsonFormatter, TextFormatter
     from ..server.settings import Settings
@@ -95,5 +94,5 @@ def serve(**values: Any) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     settings = Settings(**values)
-    model = Model(resolve(choice), slots=slots, **engine)
+    model = Model(find_model(flags), slots=slots, **engine)
     asyncio.run(run(model, settings))
