@@ -81,7 +81,9 @@ class Decoder:
         if self.fail_on & {int(left) for left in hidden[:, 1]}:
             raise EngineError("injected")
         self.frames += len(hidden)
-        codes = [[1 + s.sample(row) % (VOCAB - 1) for _ in range(K)] for s, row in zip(samplers, c0_logits, strict=True)]
+        codes = [
+            [1 + s.sample(row) % (VOCAB - 1) for _ in range(K)] for s, row in zip(samplers, c0_logits, strict=True)
+        ]
         codes = np.array(codes, dtype=np.int32).reshape(-1, K)
         codes[hidden[:, 1] <= 0] = 0
         return codes
