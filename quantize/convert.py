@@ -122,13 +122,13 @@ def _tables(checkpoint: Checkpoint, recipe: Recipe) -> list[Entry]:
 
 def _table_pieces(checkpoint: Checkpoint, name: str, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
     def pieces() -> Iterator[NDArray[Any]]:
-        array = checkpoint.weights.table(name).checked()
+        array = checkpoint.weights.table(name)
         # Rows in groups: the heads come as a transposed view, which reshape(-1, columns) would copy whole.
         groups = array.values if array.values.ndim == 3 else array.values[None]
         for group in groups:
             step = max(1, CHUNK // group.shape[-1])
             for start in range(0, len(group), step):
-                part = replace(array, values=group[start : start + step])
+                part = replace(array, values=group[start : start + step]).checked()
                 yield quantize_rows(kind, part.float32())
 
     return pieces

@@ -137,9 +137,7 @@ class _Check:
             raise self._error()
         tensors = self._tensors(self.header, 0, schema.bundle_tensors(config), "")
         _, backbone = self._tower(schema.BACKBONE, config.backbone, config.audio_vocab, head=True)
-        decoder, decoder_place = self._tower(
-            schema.DECODER, config.decoder, schema.STAND_IN_VOCAB, head=False
-        )
+        decoder, decoder_place = self._tower(schema.DECODER, config.decoder, schema.STAND_IN_VOCAB, head=False)
         if self.problems or backbone is None or decoder_place is None:
             raise self._error()
         embedded = {schema.BACKBONE: backbone, schema.DECODER: decoder_place}
@@ -174,9 +172,7 @@ class _Check:
     def _error(self) -> ModelInvalid:
         listed = "; ".join(self.problems[:MAX_LISTED])
         more = len(self.problems) - MAX_LISTED
-        return ModelInvalid(
-            f"{self.path} cannot be used: {listed}" + (f"; and {more} more" if more > 0 else "")
-        )
+        return ModelInvalid(f"{self.path} cannot be used: {listed}" + (f"; and {more} more" if more > 0 else ""))
 
     def _tensors(
         self, header: GgufHeader, base: int, specs: Iterable[TensorSpec], where: str
@@ -200,14 +196,10 @@ class _Check:
         """The tensors of an embedded tower and its place in the file."""
         info = self.header.tensors.get(name)
         if info is None or info.type != GGMLType.I8:
-            self.problems.append(
-                f"tensor {name} is missing" if info is None else f"tensor {name} is not of type I8"
-            )
+            self.problems.append(f"tensor {name} is missing" if info is None else f"tensor {name} is not of type I8")
             return {}, None
         if info.offset % MAP_ALIGNMENT:
-            self.problems.append(
-                f"{name} begins at byte {info.offset}, which {MAP_ALIGNMENT} does not divide"
-            )
+            self.problems.append(f"{name} begins at byte {info.offset}, which {MAP_ALIGNMENT} does not divide")
         try:
             header = parse_gguf(self.data[info.offset : info.offset + info.size])
         except GgufError as error:
@@ -220,9 +212,7 @@ class _Check:
                 self.problems.append(f"{name} has {key} = {found!r}, the model says {wanted!r}")
         specs = list(schema.tower_tensors(tower, vocab, head=head))
         # llama.cpp acts on keys and tensors that this layout does not know.
-        strange = [
-            k for k in header.values if k.startswith(("llama.", "tokenizer.")) and k not in wanted_values
-        ]
+        strange = [k for k in header.values if k.startswith(("llama.", "tokenizer.")) and k not in wanted_values]
         strange += sorted(header.tensors.keys() - {spec.name for spec in specs})
         self.problems += [f"{name} holds {key}, which does not belong there" for key in strange]
         return self._tensors(header, info.offset, specs, f"{name}: "), (info.offset, info.size)

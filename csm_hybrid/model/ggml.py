@@ -179,13 +179,9 @@ def _read_tensors(context: int, available: int) -> dict[str, TensorInfo]:
         kind = _context_function("get_tensor_type", ctypes.c_int, ctypes.c_int64)(context, i)
         offset = base + _context_function("get_tensor_offset", ctypes.c_size_t, ctypes.c_int64)(context, i)
         size = _context_function("get_tensor_size", ctypes.c_size_t, ctypes.c_int64)(context, i)
-        extents = _context_function("get_tensor_ne", ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)(
-            context, i
-        )
+        extents = _context_function("get_tensor_ne", ctypes.POINTER(ctypes.c_int64), ctypes.c_int64)(context, i)
         if offset + size > available:
-            raise GgufError(
-                f"tensor {name!r} ends at byte {offset + size}, the file has {available}: truncated"
-            )
+            raise GgufError(f"tensor {name!r} ends at byte {offset + size}, the file has {available}: truncated")
         tensors[name] = TensorInfo(kind, _row_major(extents[:4]), offset, size)
     return tensors
 
@@ -201,9 +197,7 @@ def row_bytes(kind: int, columns: int) -> int:
     """Bytes of a row of ``columns`` values in GGML type ``kind``; ValueError if blocks do not divide it."""
     block, size = GGML_QUANT_SIZES[GGMLType(kind)]
     if columns % block:
-        raise ValueError(
-            f"rows of {columns} values do not divide into {GGMLType(kind).name}'s blocks of {block}"
-        )
+        raise ValueError(f"rows of {columns} values do not divide into {GGMLType(kind).name}'s blocks of {block}")
     return int(columns // block * size)
 
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from csm_hybrid.errors import InputError, ModelInvalid, ModelNotFound, OutputError
@@ -75,9 +74,7 @@ def _check_together(flags: ModelFlags) -> None:
     inside = {"--model-file": flags.model_file, "--index-file": flags.index_file}
     for flag, value in inside.items():
         if value is not None and flags.model_path is None and flags.model_id is None:
-            raise InputError(
-                f"{flag} {value} names a file inside --model-path or --model-id: give one of them"
-            )
+            raise InputError(f"{flag} {value} names a file inside --model-path or --model-id: give one of them")
         if value is not None and Path(value).is_absolute():
             raise InputError(f"{flag} {value} is an absolute path: name a file inside the model's directory")
     if flags.model_file is not None and flags.index_file is not None:
@@ -93,7 +90,9 @@ def _source(flags: ModelFlags) -> Path | None:
     if flags.model_path is not None:
         return _in_directory(flags.model_path, flags.model_file, f"--model-path {flags.model_path}")
     if flags.model_id is not None:
-        folder: Path = _hub().download_model(flags.model_id, flags.model_file, flags.index_file)
+        from csm_hybrid.model import hub  # here: the hub's client takes its time to import
+
+        folder = hub.download_model(flags.model_id, flags.model_file, flags.index_file)
         return _in_directory(folder, flags.model_file, f"--model-id {flags.model_id}")
     if flags.tokenizer_id is not None:
         raise InputError("--tokenizer-id without a model: the embedded voice has its own tokenizer")
@@ -158,9 +157,9 @@ def writable_cache() -> Iterator[Path]:
 def _converted(source: Path, flags: ModelFlags, progress: Progress | None) -> Path:
     """The cached bundle of a checkpoint, converted now if it is not there."""
     # Only a checkpoint needs the converter; the usual start should not pay for its imports.
-    from quantize.convert import convert  # noqa: PLC0415
-    from quantize.recipe import DEFAULT, RECIPES  # noqa: PLC0415
-    from quantize.source import open_checkpoint, weight_files, with_overrides  # noqa: PLC0415
+    from quantize.convert import convert
+    from quantize.recipe import DEFAULT, RECIPES
+    from quantize.source import open_checkpoint, weight_files, with_overrides
 
     paths = weight_files(source, flags.index_file)
     tokenizer = None if flags.tokenizer_id is None else _tokenizer(flags.tokenizer_id)
@@ -200,14 +199,11 @@ def _identity(weights: list[Path], tokenizer: Path | None, recipe: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _hub() -> ModuleType:
-    """The module for downloads, imported where one is asked for: the hub's client takes its time."""
-    from csm_hybrid.model import hub  # noqa: PLC0415
-
-    return hub
-
-
 def _tokenizer(name: str) -> Path:
     """A local ``tokenizer.json`` or its directory, else the file of a hub repository."""
     local = Path(name)
-    return local if local.exists() else Path(_hub().download_tokenizer(name))
+    if local.exists():
+        return local
+    from csm_hybrid.model import hub
+
+    return hub.download_tokenizer(name)

@@ -112,69 +112,71 @@ def _tower(reader: _Reader, prefix: str) -> TowerConfig | None:
 
 def contradictions(config: ModelConfig) -> list[str]:
     """What cannot be true together in a configuration; empty for a sound one."""
-    codec = config.codec
-    rules: list[tuple[bool, str]] = []
-    for label, tower in (("backbone", config.backbone), ("decoder", config.decoder)):
-        rules.append(
-            (
-                tower.heads % tower.kv_heads == 0,
-                f"the {label}'s {tower.heads} heads do not divide into its {tower.kv_heads} key/value heads",
-            )
-        )
-        rules.append((tower.head_dim % 2 == 0, f"the {label}'s head width {tower.head_dim} is odd"))
-        scaling = tower.rope_scaling
-        if scaling is not None:
-            rules.append(
-                (
-                    scaling.high_freq_factor > scaling.low_freq_factor,
-                    f"the {label}'s rotary scaling has high_freq_factor {scaling.high_freq_factor:g}, "
-                    f"which must exceed low_freq_factor {scaling.low_freq_factor:g}",
-                )
-            )
-    step = codec.hop * codec.frame_rate
-    rules += [
-        (
-            config.decoder.positions >= config.codebooks,
-            f"{config.codebooks} codebooks do not fit the decoder's {config.decoder.positions} positions",
-        ),
-        (
-            config.codebooks <= codec.codebooks,
-            f"the towers make {config.codebooks} codebooks, the codec has {codec.codebooks}",
-        ),
-        (
-            config.audio_vocab >= codec.codebook_size,
-            f"the audio vocabulary of {config.audio_vocab} is below the codec's {codec.codebook_size} codes",
-        ),
-        (config.end_code < config.audio_vocab, f"end code {config.end_code} is not in the audio vocabulary"),
-        (
-            max(config.bos_id, config.eos_id) < config.text_vocab,
-            f"token ids {config.bos_id}, {config.eos_id} are beyond the {config.text_vocab} of the text",
-        ),
-        (
-            "{text}" in config.prompt_template,
-            f"prompt template {config.prompt_template!r} has no {{text}}",
-        ),
-        (
-            codec.sample_rate % step == 0,
-            f"a frame at {codec.frame_rate:g} Hz is no whole number of steps of {codec.hop} samples "
-            f"at {codec.sample_rate} Hz",
-        ),
-        (
-            codec.heads % codec.kv_heads == 0 and codec.head_dim % 2 == 0,
-            f"the codec's attention is impossible: {codec.heads} heads, {codec.kv_heads} key/value heads, "
-            f"head width {codec.head_dim}",
-        ),
-        (
-            codec.semantic_codebooks < codec.codebooks,
-            f"all {codec.codebooks} codebooks of the codec are semantic ({codec.semantic_codebooks})",
-        ),
-        (
-            codec.width % codec.upsample_groups == 0,
-            f"the codec's width {codec.width} does not divide into {codec.upsample_groups} upsampling groups",
-        ),
-        (
-            codec.filters % codec.compress == 0,
-            f"the codec's {codec.filters} filters do not divide by its compression {codec.compress}",
-        ),
-    ]
+    rules = [*_model_rules(config), *_codec_rules(config.codec)]
+    rules += [*_tower_rules("backbone", config.backbone), *_tower_rules("decoder", config.decoder)]
     return [problem for holds, problem in rules if not holds]
+
+
+Rules = Iterator[tuple[bool, str]]  # whether it holds, what to say if not
+
+
+def _model_rules(config: ModelConfig) -> Rules:
+    codebooks, codec = config.codebooks, config.codec
+    yield (
+        config.decoder.positions >= codebooks,
+        f"{codebooks} codebooks do not fit the decoder's {config.decoder.positions} positions",
+    )
+    yield (
+        codebooks <= codec.codebooks,
+        f"the towers make {codebooks} codebooks, the codec has {codec.codebooks}",
+    )
+    yield (
+        config.audio_vocab >= codec.codebook_size,
+        f"the audio vocabulary of {config.audio_vocab} is below the codec's {codec.codebook_size} codes",
+    )
+    yield config.end_code < config.audio_vocab, f"end code {config.end_code} is not in the audio vocabulary"
+    yield (
+        max(config.bos_id, config.eos_id) < config.text_vocab,
+        f"token ids {config.bos_id}, {config.eos_id} are beyond the {config.text_vocab} of the text",
+    )
+    yield "{text}" in config.prompt_template, f"prompt template {config.prompt_template!r} has no {{text}}"
+
+
+def _tower_rules(label: str, tower: TowerConfig) -> Rules:
+    yield (
+        tower.heads % tower.kv_heads == 0,
+        f"the {label}'s {tower.heads} heads do not divide into its {tower.kv_heads} key/value heads",
+    )
+    yield tower.head_dim % 2 == 0, f"the {label}'s head width {tower.head_dim} is odd"
+    scaling = tower.rope_scaling
+    if scaling is not None:
+        yield (
+            scaling.high_freq_factor > scaling.low_freq_factor,
+            f"the {label}'s rotary scaling has high_freq_factor {scaling.high_freq_factor:g}, "
+            f"which must exceed low_freq_factor {scaling.low_freq_factor:g}",
+        )
+
+
+def _codec_rules(codec: MimiConfig) -> Rules:
+    yield (
+        codec.sample_rate % (codec.hop * codec.frame_rate) == 0,
+        f"a frame at {codec.frame_rate:g} Hz is no whole number of steps of {codec.hop} samples "
+        f"at {codec.sample_rate} Hz",
+    )
+    yield (
+        codec.heads % codec.kv_heads == 0 and codec.head_dim % 2 == 0,
+        f"the codec's attention is impossible: {codec.heads} heads, {codec.kv_heads} key/value heads, "
+        f"head width {codec.head_dim}",
+    )
+    yield (
+        codec.semantic_codebooks < codec.codebooks,
+        f"all {codec.codebooks} codebooks of the codec are semantic ({codec.semantic_codebooks})",
+    )
+    yield (
+        codec.width % codec.upsample_groups == 0,
+        f"the codec's width {codec.width} does not divide into {codec.upsample_groups} upsampling groups",
+    )
+    yield (
+        codec.filters % codec.compress == 0,
+        f"the codec's {codec.filters} filters do not divide by its compression {codec.compress}",
+    )
