@@ -18,6 +18,11 @@ class ThreadPool:
     @property
     def threads(self) -> int: ...
 
+# ---- the machine (machine.cpp) ----
+
+def measure_read(*, pool: ThreadPool, bytes: int, samples: int, seconds: float) -> list[float]: ...
+def measure_peak(*, pool: ThreadPool, arithmetic: str, samples: int, seconds: float) -> list[float]: ...
+
 # ---- codec (mimi.cpp) ----
 
 class MimiDecoderState:
@@ -104,9 +109,7 @@ class DecoderConfig:
     ) -> None: ...
 
 class CodebookDecoder:
-    def __init__(
-        self, *, config: DecoderConfig, tensors: Mapping[str, _Tensor], pool: ThreadPool
-    ) -> None: ...
+    def __init__(self, *, config: DecoderConfig, tensors: Mapping[str, _Tensor], pool: ThreadPool) -> None: ...
     def decode_frames(
         self,
         *,
@@ -124,9 +127,7 @@ def kernel_product(
     *, isa: str, data: NDArray[np.uint8], type: int, rows: int, cols: int, x: NDArray[np.float32]
 ) -> NDArray[np.float32]: ...
 def kernel_round(*, isa: str, x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
-def kernel_vector(
-    *, isa: str, name: str, a: NDArray[np.float32], b: NDArray[np.float32]
-) -> NDArray[np.float32]: ...
+def kernel_vector(*, isa: str, name: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 # ---- the codec's kernels, for tests and benchmarks (dense.cpp) ----
 

@@ -11,5 +11,6 @@ void bind_mimi(pybind11::module_ &m);     // the codec
 void bind_decoder(pybind11::module_ &m);  // sampler, embedding table, codebook decoder
 void bind_kernels(pybind11::module_ &m);  // single kernels, for tests and benchmarks
 void bind_dense(pybind11::module_ &m);    // its kernels, for tests
+void bind_machine(pybind11::module_ &m);  // what the machine can do at best
 
 }  // namespace csm

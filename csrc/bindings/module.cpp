@@ -33,4 +33,5 @@ PYBIND11_MODULE(_native, m) {
   csm::bind_decoder(m);
   csm::bind_kernels(m);
   csm::bind_dense(m);
+  csm::bind_machine(m);
 }
