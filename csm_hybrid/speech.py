@@ -30,7 +30,7 @@ from .errors import InputError
 from .model.bundle import Bundle
 from .model.config import ModelConfig, Sampling
 from .model.resolve import embedded_voice
-from .prompt import FrameEmbedder, Frames, PromptBuilder, Segment
+from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
 from .threads import default_threads
 
 # csm.rs's defaults, for a model file that brings none of its own.
@@ -119,6 +119,7 @@ class Model:
 
     ``path`` is a single-file model (GGUF). ``gpu`` lets llama.cpp offload to a GPU when its build can;
     ``decoder`` is ``auto``, ``native`` or ``llama``; ``codec`` is ``native`` or ``moshi`` (an extra).
+    With ``ignore_end``, speech goes on to its longest length whatever the model says: for measurements.
     Raises ModelNotFound, ModelInvalid, DeviceError.
     """
 
@@ -132,6 +133,7 @@ class Model:
         decoder: str = "auto",
         codec: CodecKind = "native",
         codebooks: int | None = None,
+        ignore_end: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
@@ -161,9 +163,9 @@ class Model:
             self.backbone = backbone
             self.embedder = FrameEmbedder(bundle)
             self._builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
-            self._engine = Engine(
-                bundle.config, backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots
-            )
+            # No code is NO_ENTRY, so that no frame ends the speech.
+            config = replace(bundle.config, end_code=NO_ENTRY) if ignore_end else bundle.config
+            self._engine = Engine(config, backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots)
             self._stack = stack.pop_all()
 
     @property

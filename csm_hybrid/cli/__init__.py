@@ -14,6 +14,7 @@ from ..errors import CsmError
 COMMANDS = {
     "say": "Speak a text into an audio file, a pipe or the loudspeaker.",
     "serve": "Serve speech over HTTP, with OpenAI's API.",
+    "bench": "Measure speed, where the time goes, and how near that is to the limit.",
     "quantize": "Convert a checkpoint into a single-file model.",
 }
 

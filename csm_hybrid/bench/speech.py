@@ -1,0 +1,159 @@
+"""csm.rs's benchmark, with the stages of every run: a text is spoken several times over.
+
+A run speaks the text in one or more streams at once. Its *step* is one frame of every stream; times per step
+are those that count against the length of a frame's sound.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .figures import Better, Figure, figure
+
+if TYPE_CHECKING:
+    from ..engine import StageTimes
+    from ..prompt import Segment
+    from ..speech import Model, SpeechStream
+
+# csm.rs's defaults (its csm-cli/benchmark.rs): the text, and at most one second of sound.
+DEFAULT_TEXT = "Hi there, this is a test"
+DEFAULT_SECONDS = 1.0
+
+STAGES = ("prompt", "backbone", "decoder", "codec")
+
+_UNITS: dict[str, tuple[str, Better]] = {
+    "wall": ("s", "lower"),
+    "audio": ("s", "neither"),
+    "frames": ("", "neither"),
+    "rtf": ("", "lower"),
+    "throughput": ("×", "higher"),
+    "first_audio": ("ms", "lower"),
+    "step": ("ms", "lower"),
+    "accounted": ("%", "neither"),
+}
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """What a run speaks, and how."""
+
+    text: str = DEFAULT_TEXT
+    speaker: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    seconds: float = DEFAULT_SECONDS
+    buffer_frames: int = 1
+    template: str | None = None
+    streams: int = 1
+    context: tuple[Segment, ...] = ()
+
+
+def run(model: Model, what: Speaking) -> dict[str, float]:
+    """Speaks once; returns the measurements of ``_UNITS`` and the stages' times, ``stage/<name>``.
+
+    ``first_audio`` is the time to the first chunk, of the last stream to get one. ``step`` leaves out what
+    comes before the first frame's pass. The stage ``bookkeeping`` is what the engine's steps took beside the
+    others, ``waiting`` what was spent outside its steps; ``accounted`` is the sum of all stages but waiting,
+    in percent of the time that the whole run took by its own clock. All but the prompt are per step.
+    """
+    before = _copied(model.times)
+    begin = time.perf_counter()
+    streams = [_started(model, what, number) for number in range(what.streams)]
+    samples, first = _drained(streams, begin)
+    wall = time.perf_counter() - begin
+    spent = {f.name: getattr(model.times, f.name) - getattr(before, f.name) for f in fields(before)}
+    frames = sum(s.frames for s in streams)
+    steps = max((s.frames for s in streams), default=0)
+    if steps == 0:
+        raise RuntimeError("nothing was spoken: the model ended the speech in its first frame")
+    audio = samples / model.sample_rate
+    stages = {name: spent[name] for name in STAGES}
+    stages["bookkeeping"] = max(0.0, spent["total"] - sum(stages.values()))
+    accounted = sum(stages.values())
+    out = {
+        "wall": wall,
+        "audio": audio,
+        "frames": frames,
+        "rtf": wall / audio,
+        "throughput": audio / wall,
+        "first_audio": first * 1000,
+        "step": (wall - stages["prompt"]) / steps * 1000,
+        "accounted": accounted / wall * 100,
+        "stage/prompt": stages.pop("prompt") * 1000,
+        "stage/waiting": (wall - accounted) / steps * 1000,
+    }
+    out |= {f"stage/{name}": value / steps * 1000 for name, value in stages.items()}
+    return out
+
+
+def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure]:
+    """The measurements of several runs as figures named ``<prefix>/<name>``."""
+    out = {}
+    for name, values in samples.items():
+        unit, better = _UNITS.get(name, ("ms", "lower"))
+        out[f"{prefix}/{name}"] = figure(values, unit, better)
+    return out
+
+
+def context_of(model: Model, frames: int, seed: int = 0) -> tuple[Segment, ...]:
+    """A context of so many frames of random codes, as a voice's reference recording would be."""
+    from ..prompt import Segment
+
+    if frames == 0:
+        return ()
+    config = model.config
+    codes = np.random.default_rng(seed).integers(0, config.codec.codebook_size, (frames, config.codebooks))
+    return (Segment("A voice to go on with.", 0, codes.astype(np.int32)),)
+
+
+def encode(model: Model, seconds: float, seed: int = 0) -> Callable[[], Mapping[str, float]]:
+    """A run that encodes noise of that length: ``encode`` in milliseconds per second of sound."""
+    noise = np.random.default_rng(seed).standard_normal(int(seconds * model.sample_rate)).astype(np.float32) * 0.1
+
+    def once() -> Mapping[str, float]:
+        begin = time.perf_counter()
+        model.codec.encode(noise)
+        return {"encode": (time.perf_counter() - begin) / seconds * 1000}
+
+    return once
+
+
+def _started(model: Model, what: Speaking, number: int) -> SpeechStream:
+    return model.stream(
+        what.text,
+        speaker=what.speaker,
+        temperature=what.temperature,
+        top_k=what.top_k,
+        seed=what.seed + number,
+        max_seconds=what.seconds,
+        buffer_frames=what.buffer_frames,
+        context=what.context,
+        template=what.template,
+    )
+
+
+def _drained(streams: list[SpeechStream], begin: float) -> tuple[int, float]:
+    """Takes all chunks in turn; returns the samples, and when the last stream got its first chunk."""
+    samples, first = 0, 0.0
+    running, heard = list(streams), set[int]()
+    while running:
+        for stream in list(running):
+            chunk = next(stream, None)
+            if chunk is None:
+                running.remove(stream)
+                continue
+            if id(stream) not in heard:
+                heard.add(id(stream))
+                first = time.perf_counter() - begin
+            samples += len(chunk)
+    return samples, first
+
+
+def _copied(times: StageTimes) -> StageTimes:
+    return type(times)(**{f.name: getattr(times, f.name) for f in fields(times)})

@@ -1,0 +1,141 @@
+"""One setting at a time, tried at several values, turn by turn so that all meet the same state of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from . import machine, speech
+from .figures import Figure, figure, interleave
+
+if TYPE_CHECKING:
+    from ..speech import Model
+
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    "threads": (),  # powers of two up to the processors at hand
+    "streams": ("1", "2", "4", "8"),
+    "types": ("f16", "q8_0", "q4_k"),
+    "decoders": ("native", "llama"),
+    "codecs": ("native", "moshi"),
+    "context": ("0", "125", "500", "1500"),
+}
+_NUMBERS = {"threads": 1, "streams": 1, "context": 0}  # axes of whole numbers, with their smallest
+
+# What a sweep keeps of every run.
+_KEPT = ("step", "throughput", "first_audio", "stage/prompt", "stage/backbone", "stage/decoder", "stage/codec")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all points of a sweep share, each changing one thing; ``path_of`` gives the model file of a type."""
+
+    path: Path
+    settings: dict[str, Any]  # Model's
+    speaking: speech.Speaking
+    path_of: Callable[[str], Path] | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of an axis: which model, opened how, speaking what."""
+
+    label: str
+    path: Path
+    settings: dict[str, Any]
+    speaking: speech.Speaking
+    context_frames: int = 0
+
+
+def parse(text: str) -> tuple[str, tuple[str, ...]]:
+    """``AXIS`` or ``AXIS=VALUE,VALUE``: the axis and its values, the usual ones when none are given."""
+    axis, _, given = text.partition("=")
+    if axis not in DEFAULTS:
+        raise InputError(f"no sweep is called {axis!r}: choose {', '.join(DEFAULTS)}")
+    values = tuple(v.strip() for v in given.split(",") if v.strip()) or DEFAULTS[axis] or _thread_counts()
+    if axis in _NUMBERS:
+        wrong = [v for v in values if not v.isdecimal() or int(v) < _NUMBERS[axis]]
+        if wrong:
+            raise InputError(f"--sweep {axis} takes whole numbers from {_NUMBERS[axis]}, not {wrong[0]!r}")
+    return axis, tuple(dict.fromkeys(values))
+
+
+def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
+    """The points of a sweep. Raises InputError where the base cannot be varied so."""
+    if axis == "types" and base.path_of is None:
+        raise InputError("--sweep types makes models of several types: it needs --synthetic")
+    top = max(int(v) for v in values) if axis == "streams" else 0
+    out = []
+    for value in values:
+        path, settings, speaking, context = base.path, dict(base.settings), base.speaking, 0
+        if axis == "threads":
+            settings["threads"] = int(value)
+        elif axis == "streams":
+            settings["slots"] = top
+            speaking = replace(speaking, streams=int(value))
+        elif axis == "types" and base.path_of is not None:
+            path = base.path_of(value)
+        elif axis == "decoders":
+            settings["decoder"] = value
+        elif axis == "codecs":
+            settings["codec"] = value
+        elif axis == "context":
+            context = int(value)
+        out.append(Point(value, path, settings, speaking, context))
+    return out
+
+
+def sweep(
+    axis: str,
+    values: Sequence[str],
+    base: Base,
+    *,
+    warmup: int,
+    rounds: int,
+    told: Callable[[str], None],
+) -> dict[str, Figure]:
+    """Figures named ``sweep/<axis>/<value>/<measurement>``; points with equal settings share one model."""
+    from ..speech import Model
+
+    out: dict[str, Figure] = {}
+    with ExitStack() as stack:
+        opened: dict[tuple[Any, ...], Model] = {}
+        runs = {}
+        for point in points(axis, values, base):
+            key = (point.path, *sorted(point.settings.items()))
+            if key not in opened:
+                before = machine.resident().get("private")
+                opened[key] = stack.enter_context(Model(point.path, **point.settings))
+                out |= _sizes(f"sweep/{axis}/{point.label}", point.path, before)
+            model = opened[key]
+            speaking = replace(point.speaking, context=speech.context_of(model, point.context_frames))
+            runs[point.label] = partial(speech.run, model, speaking)
+        found = interleave(runs, warmup=warmup, rounds=rounds, told=lambda label: told(f"{axis} {label}"))
+    for label, samples in found.items():
+        kept = {name: samples[name] for name in _KEPT}
+        out |= speech.figures(kept, f"sweep/{axis}/{label}")
+    return out
+
+
+def _sizes(prefix: str, path: Path, before: int | None) -> dict[str, Figure]:
+    """The file's size, and the memory that opening the model took beside the mapped file."""
+    out = {f"{prefix}/file": figure([path.stat().st_size], "B", "lower")}
+    after = machine.resident().get("private")
+    if before is not None and after is not None:
+        out[f"{prefix}/memory"] = figure([max(0, after - before)], "B", "lower")
+    return out
+
+
+def _thread_counts() -> tuple[str, ...]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = {usable}
+    count = 1
+    while count < usable:
+        counts.add(count)
+        count *= 2
+    return tuple(str(c) for c in sorted(counts))

@@ -1,0 +1,312 @@
+"""``csm-hybrid bench`` as it is used: on small models, for few frames. No time is held against a limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from csm_hybrid.bench import costs, peers, speech, sweeps, synthetic
+from csm_hybrid.bench.document import Document
+from csm_hybrid.cli import main
+from csm_hybrid.errors import InputError
+from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.speech import Model
+
+Bundles = Callable[[str, str], Path]
+
+FRAMES = 3
+QUICK = ["--frames", str(FRAMES), "--num-runs", "2", "--warmup-runs", "0", "--threads", "1"]
+GOLDEN = Path(__file__).parent / "golden" / "bench.json"
+
+
+def bench(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def measured(*arguments: str | Path) -> Document:
+    result = bench(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return Document.from_json(json.loads(result.stdout.rstrip("\n").split("\n")[-1]))
+
+
+@pytest.fixture(scope="module")
+def model_file(bundles: Bundles) -> Path:
+    return bundles("voice", "q8_0")
+
+
+@pytest.fixture(scope="module")
+def quick(model_file: Path) -> Document:
+    return measured("--weights-path", model_file, "--no-machine", *QUICK)
+
+
+def test_every_run_makes_the_frames_that_were_asked_for(quick: Document) -> None:
+    assert quick.figures["speech/frames"].samples == (FRAMES, FRAMES)
+    seconds = FRAMES * 0.08
+    assert quick.figures["speech/audio"].samples == pytest.approx((seconds, seconds))
+    assert quick.settings["frames"] == FRAMES
+    assert quick.settings["threads"] == 1
+
+
+def test_the_stages_add_up_to_the_whole(quick: Document) -> None:
+    """By definition of the last of them; that all are there and none is negative is what can go wrong."""
+    group = quick.group("speech")
+    for run in range(2):
+        stages = {n: f.samples[run] for n, f in group.items() if n.startswith("stage/") and n.count(".") == 0}
+        assert set(stages) == {f"stage/{n}" for n in (*speech.STAGES, "bookkeeping", "waiting")}
+        assert all(v >= 0 for v in stages.values()), stages
+        whole = stages.pop("stage/prompt") + FRAMES * sum(stages.values())
+        assert whole == pytest.approx(group["wall"].samples[run] * 1000)
+        assert 0 < group["accounted"].samples[run] <= 100
+
+
+def test_throughput_is_the_inverse_of_the_real_time_factor(quick: Document) -> None:
+    for rtf, throughput in zip(
+        quick.figures["speech/rtf"].samples, quick.figures["speech/throughput"].samples, strict=True
+    ):
+        assert rtf * throughput == pytest.approx(1)
+
+
+def shape(value: Any) -> Any:
+    """A value's structure: names and types, of a list its first item."""
+    if isinstance(value, dict):
+        return {name: shape(v) for name, v in sorted(value.items())}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+
+
+def test_the_json_keeps_its_shape(model_file: Path) -> None:
+    """Others read it: a change here needs a new ``SCHEMA``. To write the golden file anew, delete it."""
+    found = shape(measured("--weights-path", model_file, *QUICK).to_json())
+    # What the machine or its packages have is not the same everywhere.
+    found["versions"], found["machine"] = "by package", "by machine"
+    found["figures"] = {n: f for n, f in found["figures"].items() if not n.startswith(("machine/", "memory/"))}
+    if not GOLDEN.exists():
+        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        pytest.fail(f"{GOLDEN} was missing and has been written")
+    assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_several_streams_speak_together(model_file: Path) -> None:
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--streams", "3")
+    assert found.figures["speech/frames"].samples == (3 * FRAMES, 3 * FRAMES)
+
+
+def test_without_a_number_of_frames_the_model_ends_the_speech_or_a_second_does(model_file: Path) -> None:
+    found = measured("--weights-path", model_file, "--no-machine", "-n", "1", "-w", "0", "--threads", "1")
+    assert 0 < found.figures["speech/audio"].median <= 1.0
+    assert found.settings["frames"] is None
+
+
+def test_sweeps_interleave_and_name_their_points(model_file: Path) -> None:
+    arguments = ["--sweep", "threads=1,2", "--sweep", "streams=1,2", "--sweep", "context=0,4"]
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, *arguments)
+    for point in ("threads/1", "threads/2", "streams/1", "streams/2", "context/0", "context/4"):
+        for name in ("step", "throughput", "first_audio", "stage/decoder"):
+            assert len(found.figures[f"sweep/{point}/{name}"].samples) == 2, (point, name)
+
+
+def test_reports_and_comparison(model_file: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    first = bench("--weights-path", model_file, "--no-machine", *QUICK, "--json")
+    old.write_text(first.stdout, encoding="utf-8")
+    page = tmp_path / "report.html"
+    second = bench("--weights-path", model_file, "--no-machine", *QUICK, "--compare", old, "--html", page)
+    assert second.exit_code == 0, second.output
+    assert "Where the time goes" in second.stdout
+    assert "figures are the same within noise" in second.stdout
+    assert "<svg" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--sweep", "colour"], 2, "no sweep is called 'colour'"),
+        (["--sweep", "streams=0"], 2, "whole numbers from 1, not '0'"),
+        (["--sweep", "streams=many"], 2, "whole numbers from 1, not 'many'"),
+        (["--peer", "siri"], 2, "no peer is called 'siri'"),
+        (["--peer", "csm.rs"], 2, "needs the path of its program"),
+        (["--compare", "/nowhere/old.json"], 2, "cannot read the benchmark"),
+        (["--html", "/nowhere/report.html"], 4, "there is no directory /nowhere"),
+        (["--synthetic", "csm-9b"], 2, "csm-9b"),
+        (["--synthetic", "csm-1b:q1_9"], 2, "no weight type is called 'q1_9'"),
+        (["--synthetic", "csm-1b", "--weights-path", "x.gguf"], 2, "leave the options that name one out"),
+        (["--weights-path", "/nowhere/x.gguf"], 3, "no such file"),
+        (["--frames", "0"], 2, "--frames"),
+        (["--url", "http://127.0.0.1:9", "--requests", "1"], 2, "is the server running"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments: list[str], code: int, message: str) -> None:
+    result = bench(*arguments)
+    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_help_tells_the_options() -> None:
+    text = bench("--help").stdout
+    for option in (
+        "--text", "-t", "--warmup-runs", "-w", "--num-runs", "-n", "--speaker-id", "--temperature", "--top-k",
+        "--buffer-size", "--tokenizer-template", "--weights-path", "--model-id", "--synthetic", "--sweep", "--peer",
+        "--json", "--html", "--compare", "--url",
+    ):  # fmt: skip
+        assert option in text, option
+    for name in [*peers.PEERS, *sweeps.DEFAULTS]:
+        assert name in text, name
+
+
+def test_a_key_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from csm_hybrid.cli.bench import _command
+
+    monkeypatch.setattr(sys, "argv", ["x", "bench", "--api-key", "secret", "--api-key=secret", "--url", "u"])
+    assert "secret" not in " ".join(_command())
+    assert _command()[-1] == "u"
+
+
+def test_the_engine_goes_on_past_the_models_own_end(bundles: Bundles) -> None:
+    """Guards a benchmark's fixed length: greedy speech of this model would end by itself."""
+    with Model(bundles("voice", "q8_0"), threads=1, ignore_end=True) as model:
+        spoken = model.speak("Hi", temperature=0, max_seconds=4.0)
+        assert spoken.finish_reason == "length"
+        assert len(spoken.codes) == model.max_frames(4.0)
+
+
+# ---- what each stage must do at least ----
+
+
+def test_costs_of_csm_1b(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The arithmetic, against sums made by hand from the published sizes."""
+    from csm_hybrid.model.synthetic import CSM_1B
+
+    backbone = 16 * (2048 * 2048 * 2 + 2048 * 512 * 2 + 3 * 2048 * 8192)
+    decoder = 4 * (1024 * 1024 * 2 + 1024 * 256 * 2 + 3 * 1024 * 8192)
+    assert costs.tower_parameters(CSM_1B.backbone) == backbone == 973_078_528
+    assert costs.tower_parameters(CSM_1B.decoder) == decoder == 111_149_056
+    codec = costs.codec_cost(CSM_1B.codec)
+    # Transformer 8 × (4 × 512² + 2 × 512 × 2048), the SEANet decoder's convolutions, up-sampling, projections.
+    transformer = 8 * (4 * 512**2 + 2 * 512 * 2048)
+    seanet = 512 * 1024 * 7 + sum(
+        c * c // 2 * 2 * r + 2 * (c // 2) * (c // 4) * 2
+        for c, r in zip((1024, 512, 256, 128), (8, 6, 5, 4), strict=True)
+    )
+    assert codec.weights == pytest.approx(4 * (transformer + seanet), rel=0.02)
+    assert codec.operations > 2 * 2 * transformer
+
+
+def test_costs_follow_the_file(bundles: Bundles) -> None:
+    """What a stage reads is what the file holds for it, whatever the type."""
+    for kind, bytes_per_weight, arithmetic in (("f32", 4.0, "f32"), ("q8_0", 34 / 32, "int8")):
+        with Bundle.open(bundles("blocks", kind)) as bundle:
+            config = bundle.config
+            backbone = costs.backbone_cost(bundle, position=0)
+            parameters = costs.tower_parameters(config.backbone) + config.audio_vocab * config.backbone.width
+            assert backbone.weights == pytest.approx(bytes_per_weight * parameters, rel=0.05)
+            assert backbone.operations == pytest.approx(2 * parameters, rel=0.05)
+            decoder = costs.decoder_cost(bundle)
+            steps = config.codebooks - 1
+            layers = costs.tower_parameters(config.decoder) + config.decoder.width * config.backbone.width
+            heads = steps * config.audio_vocab * config.decoder.width
+            assert decoder.reads == pytest.approx(bytes_per_weight * (steps * layers + heads), rel=0.05)
+            assert decoder.arithmetic == arithmetic
+            # Eight streams read the weights once; each looks back at its own keys and values.
+            far = costs.backbone_cost(bundle, position=100)
+            assert far.bytes(8) - far.bytes(1) == 7 * far.per_stream > 0
+
+
+# ---- synthetic models ----
+
+
+def test_a_twin_has_the_sizes_of_its_model(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSM_HYBRID_CACHE", str(tmp_path))
+    path = synthetic.model_of(str(model_file), "q8_0")
+    assert path == synthetic.model_of(str(model_file), "q8_0"), "the second time it is taken from the cache"
+    with Bundle.open(path) as twin, Bundle.open(model_file) as model:
+        for name in ("backbone", "decoder", "codec", "codebooks", "audio_vocab"):
+            assert getattr(twin.config, name) == getattr(model.config, name)
+        assert {n: (t.type, t.shape) for n, t in twin.decoder_tensors().items()} == {
+            n: (t.type, t.shape) for n, t in model.decoder_tensors().items()
+        }
+    found = measured("--synthetic", f"{model_file}:q8_0", "--no-machine", *QUICK)
+    assert found.figures["speech/frames"].median == FRAMES
+
+
+def test_sizes_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSM_HYBRID_CACHE", str(tmp_path))
+    golden = Path(__file__).parent / "golden" / "transformers" / "config.json"
+    with Bundle.open(synthetic.model_of(str(golden), "f16")) as bundle:
+        values = json.loads(golden.read_text(encoding="utf-8"))
+        assert bundle.config.backbone.width == values["hidden_size"]
+    broken = tmp_path / "config.json"
+    broken.write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="no depth_decoder_config"):
+        synthetic.model_of(str(broken), None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("csm-1b", ("csm-1b", None)),
+        ("csm-1b:q4_k", ("csm-1b", "q4_k_m")),
+        ("C:\\models\\x.gguf", ("C:\\models\\x.gguf", None)),
+        ("/tmp/a:b/x.gguf", ("/tmp/a:b/x.gguf", None)),
+        ("/tmp/a:b/x.gguf:F16", ("/tmp/a:b/x.gguf", "f16")),
+    ],
+)
+def test_synthetic_specs(spec: str, expected: tuple[str, str | None]) -> None:
+    assert synthetic.parse(spec) == expected
+
+
+# ---- peers that are programs, played by scripts ----
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text("#!/bin/sh\n" + text, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell to play the programs")
+def test_csm_rs_is_read_from_its_output(model_file: Path, tmp_path: Path) -> None:
+    said = script(tmp_path / "benchmark", 'echo "$@" >> "$0.log"\necho "Real-Time Factor (RTF): 2.500"\n')
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--peer", f"csm.rs={said},w.gguf")
+    assert found.figures["peer/csm.rs/speech, real-time factor/theirs"].samples == (2.5, 2.5)
+    ours = found.figures["peer/csm.rs/speech, real-time factor/ours"]
+    ratio = found.figures["peer/csm.rs/speech, real-time factor/ratio"]
+    assert ratio.samples == pytest.approx([s / 2.5 for s in ours.samples])
+    log = (tmp_path / "benchmark.log").read_text(encoding="utf-8")
+    assert log.count("--weights-path w.gguf") == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell to play the programs")
+@pytest.mark.parametrize(
+    ("text", "message"), [("exit 3", "ended with exit code 3"), ("echo nothing", "printed no real-time factor")]
+)
+def test_a_peer_that_fails_is_named_and_left_out(model_file: Path, tmp_path: Path, text: str, message: str) -> None:
+    program = script(tmp_path / "benchmark", text)
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--peer", f"csm.rs={program}")
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("csm.rs was left out: ")
+    assert message in found.notes[0]
+    missing = measured("--weights-path", model_file, "--no-machine", *QUICK, "--peer", "codec.cpp=/no/cli,/no/m.gguf")
+    assert "there is no program '/no/cli'" in missing.notes[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell to play the programs")
+def test_codec_cpp_gets_codes_of_the_right_shape(model_file: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    program = script(tmp_path / "codec-cli", f'cp "$5" "{tmp_path}/$(basename "$5")"\necho "$@" >> "$0.log"\n')
+    (tmp_path / "mimi.gguf").touch()
+    argument = f"codec.cpp={program},{tmp_path / 'mimi.gguf'}"
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--peer", argument)
+    assert found.notes == []
+    with Bundle.open(model_file) as bundle:
+        assert np.load(tmp_path / "51.npy").shape == (bundle.config.codec.codebooks, 51)
+        assert np.load(tmp_path / "1.npy").dtype == np.int32
+    assert "decode --model" in (tmp_path / "codec-cli.log").read_text(encoding="utf-8")
