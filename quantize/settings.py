@@ -7,7 +7,8 @@ per tower. Without one, the towers' widths must be those of a named flavour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,6 +78,16 @@ class TableSizes:
     decoder_layers: int
 
 
+@contextmanager
+def readable(file: str) -> Iterator[None]:
+    """Whatever a foreign file's values make Python stumble over, as a ModelInvalid that names the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelInvalid(f"{file} holds settings that cannot be used: {error!r}") from error
+
+
+@readable("config.json")
 def model_config(
     config: Mapping[str, Any] | None,
     generation: Mapping[str, Any] | None,
@@ -119,6 +130,7 @@ def model_config(
     )
 
 
+@readable("config.json")
 def tower(settings: Mapping[str, Any], label: str) -> TowerConfig:
     """A tower from transformers' keys (``CsmConfig``, ``CsmDepthDecoderConfig``)."""
     for name in ("attention_bias", "mlp_bias"):
@@ -126,23 +138,20 @@ def tower(settings: Mapping[str, Any], label: str) -> TowerConfig:
             raise ModelInvalid(f"{label} has {name} = true: towers with biases are not supported")
     if settings.get("hidden_act", "silu") != "silu":
         raise ModelInvalid(f"{label} has hidden_act = {settings['hidden_act']!r}: only 'silu' is supported")
-    try:
-        width, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
-        theta, scaling = _rope(settings, label)
-        return TowerConfig(
-            layers=int(settings["num_hidden_layers"]),
-            width=width,
-            heads=heads,
-            kv_heads=int(settings.get("num_key_value_heads") or heads),
-            head_dim=int(settings.get("head_dim") or width // heads),
-            ffn=int(settings["intermediate_size"]),
-            norm_eps=float(settings.get("rms_norm_eps", 1e-5)),
-            rope_theta=theta,
-            rope_scaling=scaling,
-            positions=int(settings.get("max_position_embeddings", 2048)),
-        )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelInvalid(f"the settings of {label} in config.json are unusable: {error!r}") from error
+    width, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
+    theta, scaling = _rope(settings, label)
+    return TowerConfig(
+        layers=int(settings["num_hidden_layers"]),
+        width=width,
+        heads=heads,
+        kv_heads=int(settings.get("num_key_value_heads") or heads),
+        head_dim=int(settings.get("head_dim") or width // heads),
+        ffn=int(settings["intermediate_size"]),
+        norm_eps=float(settings.get("rms_norm_eps", 1e-5)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        positions=int(settings.get("max_position_embeddings", 2048)),
+    )
 
 
 def _rope(settings: Mapping[str, Any], label: str) -> tuple[float, RopeScaling | None]:
@@ -176,6 +185,7 @@ def _flavour(settings: Mapping[str, Any], which: str, width: int, layers: int) -
     )
 
 
+@readable("generation_config.json")
 def _sampling(generation: Mapping[str, Any]) -> Sampling | None:
     """The defaults of ``generation_config.json``; the codebook decoder's are named ``depth_decoder_*`` there."""
     if "temperature" not in generation and generation.get("do_sample") is not False:
@@ -193,6 +203,7 @@ def _choice(generation: Mapping[str, Any], prefix: str, default: tuple[float, in
     return float(generation.get(f"{prefix}temperature", default[0])), top_k
 
 
+@readable("config.json, codec_config,")
 def mimi_config(settings: Mapping[str, Any] | None) -> MimiConfig:
     """The codec's sizes from transformers' ``codec_config``; Mimi's own where it says nothing."""
     get = dict(settings or {}).get
@@ -237,6 +248,7 @@ def mimi_config(settings: Mapping[str, Any] | None) -> MimiConfig:
     )
 
 
+@readable("tokenizer.json or tokenizer_config.json")
 def special_ids(tokenizer: Mapping[str, Any], names: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
     """The ids that begin and end a text segment.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from csm_hybrid.errors import ModelInvalid, ModelNotFound
 from csm_hybrid.model.config import MimiConfig, ModelConfig
 from csm_hybrid.model.schema import BACKBONE, DECODER
-from csm_hybrid.model.values import contradictions
+from csm_hybrid.model.values import faults
 from quantize import codec_names, flavours, settings
 from quantize.flavours import Flavour, Weights
 from quantize.safetensors import Tensors
@@ -68,7 +68,7 @@ def open_checkpoint(
         config_json, _read_json(folder / "generation_config.json"), sizes, ids, codec_config
     )
     weights = Weights(tensors, flavour)
-    found = contradictions(config) + flavours.problems(weights, config)
+    found = faults(config) or flavours.problems(weights, config)
     if found:
         raise ModelInvalid(f"{source} does not fit its configuration: {'; '.join(found)}")
     _check_vocabulary(tokenizer_json, config)
@@ -237,6 +237,7 @@ def _tokenizer(place: Path, config: Mapping[str, Any]) -> tuple[str, tuple[int, 
     return text, settings.special_ids(parsed, names, config)
 
 
+@settings.readable("tokenizer.json")
 def _check_vocabulary(tokenizer_json: str, config: ModelConfig) -> None:
     """Every token of the tokenizer's model needs an embedding; tokens added later may never come."""
     vocabulary = json.loads(tokenizer_json)["model"].get("vocab") or {}
@@ -269,7 +270,7 @@ def with_overrides(checkpoint: Checkpoint, *, name: str | None, prompt_template:
         name=name or checkpoint.config.name or "csm",
         prompt_template=prompt_template or checkpoint.config.prompt_template,
     )
-    found = contradictions(config)
+    found = faults(config)
     if found:
         raise ModelInvalid("; ".join(found))
     return replace(checkpoint, config=config)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -301,3 +304,34 @@ def test_generation_config_gives_the_sampling_defaults(copy, tmp_path):
     (folder / "generation_config.json").unlink()
     made(folder, path)
     assert Bundle.open(path).config.sampling is None
+
+
+STRANGE = (None, -1, 0, 1, 10**9, 10**30, 1.5, float("inf"), "x", "", [], [1], {}, {"a": 1}, True, False)
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The path of everything inside a JSON value; of long lists the first few."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:20] if isinstance(value, list) else ())
+    for key, item in inside:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json"]
+)
+def test_strange_settings_end_in_an_error_or_a_checkpoint(copy, name):
+    """Other programs write these files: no value in them may end in a traceback, nor in an endless loop."""
+    folder = copy("transformers")
+    text = (folder / name).read_text()
+    rng = random.Random(5)
+    for _ in range(150):
+        content = json.loads(text)
+        *parents, last = rng.choice(list(places(content)))
+        place = content
+        for parent in parents:
+            place = place[parent]
+        place[last] = rng.choice(STRANGE)
+        (folder / name).write_text(json.dumps(content))
+        with contextlib.suppress(ModelInvalid, ModelNotFound):
+            open_checkpoint(folder)

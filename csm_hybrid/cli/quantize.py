@@ -15,7 +15,12 @@ from quantize.progress import Terminal
 from quantize.recipe import ALIASES, DEFAULT, RECIPES, recipe_named
 from quantize.source import open_checkpoint, with_overrides
 
-TYPES_HELP = "\b\nTypes:\n" + "\n".join(f"  {r.name:8}{r.help}" for r in RECIPES.values())
+TYPES_HELP = (
+    "\b\nTypes:\n"
+    + "\n".join(f"  {recipe.name:8}{recipe.help}" for recipe in RECIPES.values())
+    + "\n"
+    + "\n".join(f"  {alias:8}short for {name}" for alias, name in ALIASES.items())
+)
 CODEC_TYPES = {"f32": GGMLType.F32, "f16": GGMLType.F16}
 EXISTING = click.Path(exists=True, path_type=Path)
 
@@ -55,9 +60,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.option(
     "--tokenizer", type=EXISTING, help="A tokenizer.json or its directory, if it is not beside the weights."
 )
-@click.option(
-    "--imatrix", type=EXISTING, help="Importance matrix of the backbone, as llama-imatrix writes it."
-)
+@click.option("--imatrix", type=EXISTING, help="Importance matrix of the backbone, as llama-imatrix writes it.")
 @click.option("--index-file", help="Name of the index in SOURCE, where there are several.")
 @click.option("--prompt-template", help="How a text is prompted, with {speaker} and {text}.")
 @click.option("--name", help="The model's name, kept in the file.")
@@ -79,9 +82,7 @@ def quantize(
     """Convert SOURCE to OUTPUT."""
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists: name another file or add --overwrite")
-    checkpoint = open_checkpoint(
-        source, index_file=index_file, codec_weights=codec_weights, tokenizer=tokenizer
-    )
+    checkpoint = open_checkpoint(source, index_file=index_file, codec_weights=codec_weights, tokenizer=tokenizer)
     checkpoint = with_overrides(checkpoint, name=name, prompt_template=prompt_template)
     convert(
         checkpoint,

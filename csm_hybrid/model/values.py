@@ -110,6 +110,11 @@ def _tower(reader: _Reader, prefix: str) -> TowerConfig | None:
     return TowerConfig(rope_scaling=None if scaling is None else RopeScaling(**scaling), **fields)
 
 
+def faults(config: ModelConfig) -> list[str]:
+    """What is wrong with a configuration: numbers beyond their limits, else contradictions."""
+    return config_from({key: value for key, (_, value) in values_of(config).items()})[1]
+
+
 def contradictions(config: ModelConfig) -> list[str]:
     """What cannot be true together in a configuration; empty for a sound one."""
     rules = [*_model_rules(config), *_codec_rules(config.codec)]
