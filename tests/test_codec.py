@@ -27,9 +27,7 @@ FRAMES = 12  # 24 steps of the transformer: three times the tiny contexts
 
 
 def _codec(config: MimiConfig, *, threads: int = 2, codebooks: int | None = None) -> NativeCodec:
-    return NativeCodec(
-        config, random_tensors(config), _native.ThreadPool(threads=threads), codebooks=codebooks
-    )
+    return NativeCodec(config, random_tensors(config), _native.ThreadPool(threads=threads), codebooks=codebooks)
 
 
 def _decode_in_chunks(codec: NativeCodec, codes: NDArray[np.int32], chunk: int) -> NDArray[np.float32]:
@@ -117,6 +115,23 @@ def test_a_state_does_not_grow() -> None:
     before = state.bytes
     codec.decode([state], random_codes(TINY, 100))
     assert state.bytes == before
+
+
+def test_stages_are_measured_when_asked_for() -> None:
+    """Their flops are those of the sizes; nothing is kept otherwise."""
+    codec = _codec(TINY)
+    decoder, state = codec._decoder, codec.new_state()
+    codec.decode([state], random_codes(TINY, 2))
+    assert decoder.stages() == {}
+    decoder.measure(on=True)
+    codec.decode([state], random_codes(TINY, 3))
+    stages = decoder.stages()
+    steps, layers = 3 * TINY.resample_stride, TINY.layers
+    assert stages["transformer.ffn_up"][1] == 2 * steps * layers * TINY.ffn * TINY.width
+    assert stages["conv_in"][2] == 4 * TINY.kernel * TINY.width * TINY.filters * 4
+    assert all(seconds >= 0 for seconds, _, _ in stages.values())
+    decoder.measure(on=False)
+    assert decoder.stages() == {}
 
 
 def test_bad_states_and_shapes() -> None:

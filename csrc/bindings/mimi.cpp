@@ -120,6 +120,20 @@ struct PyEncoder {
   mimi::Encoder core;
 };
 
+// Stage to (seconds, flops, bytes of weights).
+template <class Self>
+py::dict stages(const Self &self) {
+  py::dict out;
+  if (const mimi::Profile *profile = self.core.profile())
+    for (const auto &[stage, time] : profile->stages())
+      out[py::str(stage)] = py::make_tuple(time.seconds, time.flops, time.weight_bytes);
+  return out;
+}
+
+constexpr const char *kMeasureDoc = "Measures the stages of every call from now on, anew, or stops.";
+constexpr const char *kStagesDoc =
+    "What measure(on=True) found so far: stage to (seconds, flops of matrix products, bytes of weights they read).";
+
 Codes encode(PyEncoder &self, mimi::EncoderState &state, const Floats &samples) {
   const mimi::Config &config = self.core.config();
   if (state.owner != &self.core) throw std::invalid_argument("the state belongs to another encoder");
@@ -143,23 +157,28 @@ void bind_mimi(py::module_ &m) {
         "What one stream of sound remembers from frame to frame. Made by MimiDecoder.new_state().")
       .def_property_readonly("frames", [](const mimi::DecoderState &s) { return s.frames; }, "Frames decoded so far.")
       .def_property_readonly("bytes", &mimi::DecoderState::bytes, "Bytes that the state takes.");
-  py::class_<PyDecoder>(m, "MimiDecoder",
+  py::class_<PyDecoder> decoder(m, "MimiDecoder",
         "Frames of codes to samples, streaming.\n\n"
         "config: a MimiConfig. tensors: canonical name to C-contiguous float32 array (csm_hybrid.codec.schema);\n"
         "the codebooks are used in place, all else is copied. pool: the threads to run on (one, when None).\n\n"
         "Raises ValueError when the configuration breaks a rule or, all together, for tensors that are missing\n"
-        "or misshapen; TypeError for an array that is not C-contiguous float32.")
+        "or misshapen; TypeError for an array that is not C-contiguous float32.");
+  decoder
       .def(py::init<const py::object &, py::dict, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
            py::arg("tensors"), py::arg("pool") = nullptr)
-      .def("new_state", [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core.new_state()); }, "A stream that begins.",
-           py::keep_alive<0, 1>())
+      .def("new_state",
+           [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core.new_state()); },
+           "A stream that begins.", py::keep_alive<0, 1>())
       .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes").noconvert(),
            py::arg("codebooks") = 0,
            "Samples (B, F * frame_samples) float32 of the next F frames of B streams; states move on.\n\n"
            "states: B different states of this decoder. codes: (B, F, K) int32, C-contiguous; codes outside a\n"
            "codebook count as its nearest entry. codebooks: how many of the K to use, 0 for all.\n\n"
            "The samples are the same bit for bit however frames are cut into calls and streams grouped.\n"
-           "Raises ValueError for shapes that do not fit, foreign or repeated states.");
+           "Raises ValueError for shapes that do not fit, foreign or repeated states.")
+      .def("measure", [](PyDecoder &self, bool on) { self.core.measure(on); }, py::kw_only(), py::arg("on"),
+           kMeasureDoc)
+      .def("stages", &stages<PyDecoder>, kStagesDoc);
 
   py::class_<mimi::EncoderState>(m, "MimiEncoderState",
         "What one stream of sound remembers from call to call. Made by MimiEncoder.new_state().")
@@ -175,7 +194,10 @@ void bind_mimi(py::module_ &m) {
       .def("encode", &encode, py::kw_only(), py::arg("state"), py::arg("samples").noconvert(),
            "Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,) float32; state moves on.\n\n"
            "The codes are the same however the samples are cut into calls.\n"
-           "Raises ValueError for a length that is no whole number of frames or a foreign state.");
+           "Raises ValueError for a length that is no whole number of frames or a foreign state.")
+      .def("measure", [](PyEncoder &self, bool on) { self.core.measure(on); }, py::kw_only(), py::arg("on"),
+           kMeasureDoc)
+      .def("stages", &stages<PyEncoder>, kStagesDoc);
 }
 
 }  // namespace csm

@@ -10,6 +10,7 @@ using V = __m256;
 constexpr int kWidth = 8;
 constexpr int kFull = 2;
 constexpr int kRows[kFull + 1] = {0, 8, 6};
+constexpr int kScores = 8;
 
 inline V load(const float *p) { return _mm256_loadu_ps(p); }
 inline void store(float *p, V v) { _mm256_storeu_ps(p, v); }

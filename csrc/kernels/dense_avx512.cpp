@@ -10,6 +10,7 @@ using V = __m512;
 constexpr int kWidth = 16;
 constexpr int kFull = 4;
 constexpr int kRows[kFull + 1] = {0, 12, 12, 8, 6};
+constexpr int kScores = 16;
 
 inline V load(const float *p) { return _mm512_loadu_ps(p); }
 inline void store(float *p, V v) { _mm512_storeu_ps(p, v); }

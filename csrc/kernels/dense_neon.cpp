@@ -10,6 +10,7 @@ using V = float32x4_t;
 constexpr int kWidth = 4;
 constexpr int kFull = 4;
 constexpr int kRows[kFull + 1] = {0, 12, 12, 8, 6};
+constexpr int kScores = 16;
 
 inline V load(const float *p) { return vld1q_f32(p); }
 inline void store(float *p, V v) { vst1q_f32(p, v); }

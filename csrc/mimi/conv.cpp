@@ -28,7 +28,7 @@ ConstRows gather(const Member &member, const Conv &conv, const Signal &in, float
     for (int tap = 0; tap < conv.taps; ++tap)
       std::copy_n(from + ptrdiff_t{tap} * conv.dilation * conv.in, conv.in, scratch + r * length + tap * conv.in);
   }
-  member.barrier();
+  member.finish("gather");
   return {scratch, windows.per_block, length, length * windows.per_block};
 }
 

@@ -91,6 +91,11 @@ DecoderState Decoder::new_state() const {
   return state;
 }
 
+void Decoder::measure(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  profile_ = on ? std::make_unique<Profile>() : nullptr;
+}
+
 // What all members need to know of one pass.
 struct Decoder::Pass {
   std::vector<TransformerState *> transformers;
@@ -124,7 +129,8 @@ void Decoder::decode(ThreadPool &pool, const std::vector<DecoderState *> &states
     pass.frames = std::min(most, frames - first);
     pass.codes = codes + ptrdiff_t{first} * code_stride;
     pass.out = out + ptrdiff_t{first} * config_.frame_samples;
-    pool.run([&](int index) { run({&pool, index, pool.threads()}, pass); });
+    if (profile_) profile_->begin();
+    pool.run([&](int index) { run({&pool, index, pool.threads(), index == 0 ? profile_.get() : nullptr}, pass); });
   }
 }
 
@@ -175,7 +181,7 @@ void Decoder::look_up(const Member &member, const Pass &pass) {
       for (int d = 0; d < dim; ++d) sum[d] += row[d];
     }
   }
-  member.barrier();
+  member.finish("rvq.lookup");
 }
 
 // Latents of the looked-up codes, and from them the transformer's input, `stride` steps a frame.
@@ -192,7 +198,7 @@ Signal Decoder::resample(const Member &member, const Pass &pass) {
            {&w, {scratch_.sums.data(), pass.streams() * pass.frames, dims, 0}, {nullptr, 1, 0, 0}, nullptr,
             latent.rows(), {nullptr, 1, 0, 0}, Activation::none},
            pass.streams() * pass.frames);
-  member.barrier();
+  member.finish("rvq.out_proj");
 
   keep(member, up, latent, pass.contexts.data());
   recall(member, weights_.conv_in, hidden, pass.contexts.data());
@@ -209,7 +215,7 @@ Signal Decoder::resample(const Member &member, const Pass &pass) {
       for (int c = 0; c < width; ++c) out[c] = tap_now[c] * now[c] + tap_before[c] * now[c - width];
     }
   }
-  member.barrier();
+  member.finish("upsample");
   return hidden;
 }
 
@@ -223,8 +229,8 @@ Signal Decoder::run_block(const Member &member, size_t index, const Signal &in, 
       signal_at(into.data(), in.streams, next.context(), in.steps * block.up.phases, block.up.out);
   recall_active(member, block.residuals, 0, out, next, streams, scratch_.block);
   convolve(member, block.up, in, block_input(block.residuals, out, scratch_.block), nullptr);
-  member.barrier();
-  run_residuals(member, block.residuals, out, next, streams, scratch_.block);
+  member.finish("block.up", static_cast<int>(index));
+  run_residuals(member, block.residuals, out, next, streams, scratch_.block, static_cast<int>(index));
   return out;
 }
 
@@ -241,7 +247,7 @@ void Decoder::finish_slice(const Member &member, const Pass &pass, const Signal 
   float *samples = pass.out + stream * pass.stream_samples + ptrdiff_t{frame} * config_.frame_samples;
   convolve(member, weights_.conv_out, signal, {signal_at(samples, 1, 0, config_.frame_samples, 1), {},
            Activation::none, {}}, nullptr);
-  member.barrier();
+  member.finish("conv_out");
 }
 
 void Decoder::run(const Member &member, const Pass &pass) {
@@ -256,7 +262,7 @@ void Decoder::run(const Member &member, const Pass &pass) {
   keep(member, weights_.conv_in, hidden, contexts);
   recall(member, first, signal, contexts);
   convolve(member, weights_.conv_in, hidden, {{}, signal, Activation::elu, {}}, nullptr);
-  member.barrier();
+  member.finish("conv_in");
   const size_t whole = std::min(kWholeBlocks, weights_.blocks.size());
   for (size_t b = 0; b < whole; ++b) {
     keep(member, weights_.blocks[b].up, signal, contexts);

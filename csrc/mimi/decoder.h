@@ -5,6 +5,7 @@
 // the same samples bit for bit.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -63,6 +64,10 @@ class Decoder {
 
   const Config &config() const { return config_; }
 
+  // Begins anew to measure the stages of each call, or stops; null when nothing is measured.
+  void measure(bool on);
+  const Profile *profile() const { return profile_.get(); }
+
  private:
   struct Scratch {
     Buffer sums;                // (streams * frames, 2 * codebook_dim)
@@ -90,6 +95,7 @@ class Decoder {
   DecoderWeights weights_;
   std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
+  std::unique_ptr<Profile> profile_;
 };
 
 }  // namespace csm::mimi

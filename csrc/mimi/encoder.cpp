@@ -77,6 +77,11 @@ EncoderState Encoder::new_state() const {
   return state;
 }
 
+void Encoder::measure(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  profile_ = on ? std::make_unique<Profile>() : nullptr;
+}
+
 // What all members need to know of one pass.
 struct Encoder::Pass {
   TransformerState *transformer;
@@ -98,7 +103,8 @@ void Encoder::encode(ThreadPool &pool, EncoderState &state, const float *samples
                        samples + ptrdiff_t{first} * config_.frame_samples,
                        std::min(kFramesPerPass, frames - first),
                        codes + ptrdiff_t{first} * config_.codebooks};
-    pool.run([&](int index) { run({&pool, index, pool.threads()}, pass); });
+    if (profile_) profile_->begin();
+    pool.run([&](int index) { run({&pool, index, pool.threads(), index == 0 ? profile_.get() : nullptr}, pass); });
     state.frames += pass.frames;
   }
 }
@@ -154,7 +160,7 @@ void Encoder::run_block(const Member &member, const Pass &pass, size_t index, in
                         const Outputs &out) {
   const EncoderBlock &block = weights_.blocks[index];
   const Signal active = block_output(index, frames, stage);
-  run_residuals(member, block.residuals, active, block.down, &pass.contexts, stage.block);
+  run_residuals(member, block.residuals, active, block.down, &pass.contexts, stage.block, static_cast<int>(index));
   keep(member, block.down, active, &pass.contexts);
   if (index + 1 < sliced()) {
     const EncoderBlock &next = weights_.blocks[index + 1];
@@ -162,7 +168,7 @@ void Encoder::run_block(const Member &member, const Pass &pass, size_t index, in
                   stage.block);
   }
   convolve(member, block.down, active, out, nullptr);
-  member.barrier();
+  member.finish("block.down", static_cast<int>(index));
 }
 
 void Encoder::run_slice(const Member &member, const Pass &pass, int frame) {
@@ -172,7 +178,7 @@ void Encoder::run_slice(const Member &member, const Pass &pass, int frame) {
   std::copy(pass.samples + ptrdiff_t{frame} * config_.frame_samples + share.begin,
             pass.samples + ptrdiff_t{frame} * config_.frame_samples + share.end, audio.fresh_of(0) + share.begin);
   recall(member, w.conv_in, audio, &pass.contexts);
-  member.barrier();
+  member.finish("audio");
 
   const auto input = [&](size_t index) {
     return index < sliced() ? input_of(index, 0, 1, scratch_.slice)
@@ -183,7 +189,7 @@ void Encoder::run_slice(const Member &member, const Pass &pass, int frame) {
     recall_active(member, w.blocks[0].residuals, 0, block_output(0, 1, scratch_.slice), w.blocks[0].down,
                   &pass.contexts, scratch_.slice.block);
   convolve(member, w.conv_in, audio, input(0), nullptr);
-  member.barrier();
+  member.finish("conv_in");
   for (size_t b = 0; b < sliced(); ++b) run_block(member, pass, b, 1, scratch_.slice, input(b + 1));
 }
 
@@ -201,7 +207,7 @@ void Encoder::run(const Member &member, const Pass &pass) {
   run_block(member, pass, last, pass.frames, scratch_.whole, {{}, tail, Activation::elu, {}});
   keep(member, w.conv_out, tail, &pass.contexts);
   convolve(member, w.conv_out, tail, {hidden, {}, Activation::none, {}}, nullptr);
-  member.barrier();
+  member.finish("conv_out");
   run_transformer(member, w.transformer, hidden.rows(), 1, steps, &pass.transformer, scratch_.transformer);
 
   if (!pass.first) {
@@ -210,11 +216,11 @@ void Encoder::run(const Member &member, const Pass &pass) {
     for (int row = 0; row < hidden.context; ++row)
       std::copy_n(hidden.fresh_of(0), hidden.channels, hidden.base + ptrdiff_t{row} * hidden.channels);
   }
-  member.barrier();
+  member.finish("downsample");
   keep(member, w.downsample, hidden, &pass.contexts);
   const Signal latent = signal_at(scratch_.latent.data(), 1, 0, pass.frames, config_.width);
   convolve(member, w.downsample, hidden, {latent, {}, Activation::none, {}}, nullptr);
-  member.barrier();
+  member.finish("downsample");
   quantise(member, pass);
 }
 
@@ -227,7 +233,7 @@ void Encoder::quantise(const Member &member, const Pass &pass) {
            {&w, {scratch_.latent.data(), pass.frames, config_.width, 0}, {nullptr, 1, 0, 0}, nullptr,
             {scratch_.rest.data(), pass.frames, dims, 0}, {nullptr, 1, 0, 0}, Activation::none},
            pass.frames);
-  member.barrier();
+  member.finish("rvq.in_proj");
   for (int k = 0; k < config_.codebooks; ++k) choose(member, pass, k);
 }
 
@@ -241,7 +247,7 @@ void Encoder::choose(const Member &member, const Pass &pass, int k) {
            {&w, {rest, pass.frames, 2 * dim, 0}, {nullptr, 1, 0, 0}, nullptr,
             {scratch_.scores.data(), pass.frames, size, 0}, {nullptr, 1, 0, 0}, Activation::none},
            pass.frames);
-  member.barrier();
+  member.finish("rvq.scores");
   const Range share = member.share(pass.frames);
   for (int f = share.begin; f < share.end; ++f) {
     const float *scores = scratch_.scores.data() + ptrdiff_t{f} * size;
@@ -251,7 +257,7 @@ void Encoder::choose(const Member &member, const Pass &pass, int k) {
     float *left = rest + ptrdiff_t{f} * 2 * dim;
     for (int d = 0; d < dim; ++d) left[d] -= row[d];
   }
-  member.barrier();
+  member.finish("rvq.choose");
 }
 
 }  // namespace csm::mimi

@@ -4,6 +4,7 @@
 // all streaming state in a value that is passed in. Memory does not depend on the length of the sound.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -62,6 +63,10 @@ class Encoder {
 
   const Config &config() const { return config_; }
 
+  // Begins anew to measure the stages of each call, or stops; null when nothing is measured.
+  void measure(bool on);
+  const Profile *profile() const { return profile_.get(); }
+
  private:
   // Signals of the blocks that run frame by frame, and of those that run on a whole pass.
   struct Stage {
@@ -97,6 +102,7 @@ class Encoder {
   EncoderWeights weights_;
   std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
+  std::unique_ptr<Profile> profile_;
 };
 
 }  // namespace csm::mimi

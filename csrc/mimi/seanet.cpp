@@ -49,7 +49,7 @@ void recall_active(const Member &member, const std::vector<Residual> &residuals,
 }
 
 void run_residuals(const Member &member, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,
-                   Contexts *const *streams, BlockScratch &scratch) {
+                   Contexts *const *streams, BlockScratch &scratch, int block) {
   const Signal raw = raw_for(out, scratch);
   for (size_t j = 0; j < residuals.size(); ++j) {
     const Residual &residual = residuals[j];
@@ -57,14 +57,14 @@ void run_residuals(const Member &member, const std::vector<Residual> &residuals,
     const Signal inner = signal_at(scratch.inner.data(), out.streams, 0, out.steps, residual.conv1.out);
     keep(member, residual.conv1, active, streams);
     convolve(member, residual.conv1, active, {{}, inner, Activation::elu, {}}, scratch.windows.data());
-    member.barrier();
+    member.finish("block.conv1", block);
 
     const bool last = j + 1 == residuals.size();
     recall_active(member, residuals, j + 1, out, next, streams, scratch);
     convolve(member, residual.conv2, inner,
              {last ? Signal{} : raw, last ? out : active_for(residuals, j + 1, out, scratch), Activation::elu, raw},
              nullptr);
-    member.barrier();
+    member.finish("block.conv2", block);
   }
 }
 

@@ -36,8 +36,8 @@ Outputs block_input(const std::vector<Residual> &residuals, const Signal &out, B
 void recall_active(const Member &member, const std::vector<Residual> &residuals, size_t j, const Signal &out,
                    const Conv &next, Contexts *const *streams, BlockScratch &scratch);
 
-// Runs the residuals on a block's input; elu of the result goes to `out`. Ends with a barrier.
+// Runs the residuals of block number `block` on its input; elu of the result goes to `out`. Ends with a barrier.
 void run_residuals(const Member &member, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,
-                   Contexts *const *streams, BlockScratch &scratch);
+                   Contexts *const *streams, BlockScratch &scratch, int block);
 
 }  // namespace csm::mimi

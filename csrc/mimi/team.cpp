@@ -23,6 +23,10 @@ int row_blocks(int panels, int rows, int members) {
 
 void multiply(const Member &member, const Product &product, int rows) {
   const DenseKernels &kernels = dense_kernels();
+  if (member.profile) {
+    const double weights = static_cast<double>(product.w->n) * product.w->k;
+    member.profile->count(2 * weights * rows, static_cast<double>(sizeof(float)) * weights);
+  }
   const int panels = dense_panels(kernels, product.w->n);
   const int blocks = row_blocks(panels, rows, member.count);
   const Range items = member.share(panels * blocks);

@@ -3,6 +3,7 @@
 
 #include "kernels/dense.h"
 #include "mimi/matrix.h"
+#include "mimi/profile.h"
 #include "thread_pool.h"
 
 namespace csm::mimi {
@@ -11,8 +12,13 @@ struct Member {
   ThreadPool *pool;
   int index;
   int count;
+  Profile *profile;  // member 0's, when asked for
 
-  void barrier() const { pool->barrier(); }
+  // All members have come here: the stage is complete.
+  void finish(const char *stage, int number = -1) const {
+    pool->barrier();
+    if (profile) profile->end_stage(stage, number);
+  }
   Range share(int items, int grain = 1) const { return csm::share(items, index, count, grain); }
 };
 

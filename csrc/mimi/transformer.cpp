@@ -55,10 +55,11 @@ void normalise(const Call &call, const Buffer &weight, const Buffer &bias) {
   for (int r = share.begin; r < share.end; ++r)
     dense_kernels().layer_norm(row(call.x, r), weight.data(), bias.data(), call.t.norm_eps, call.t.width,
                                call.scratch.normed.data() + ptrdiff_t{r} * call.t.width);
-  call.member.barrier();
+  call.member.finish("transformer.norm");
 }
 
-void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows &to, Activation activation) {
+void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows &to, Activation activation,
+            const char *stage) {
   const PackedMatrix w = matrix.view();
   const Rows nowhere = {nullptr, 1, 0, 0};
   const bool plain_output = activation == Activation::none;
@@ -66,16 +67,16 @@ void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows
            {&w, readable(from), {nullptr, 1, 0, 0}, nullptr, plain_output ? to : nowhere, plain_output ? nowhere : to,
             activation},
            call.rows());
-  call.member.barrier();
+  call.member.finish(stage);
 }
 
 // x += scale * matrix(from)
-void add_linear(const Call &call, const Matrix &matrix, const Rows &from, const Buffer &scale) {
+void add_linear(const Call &call, const Matrix &matrix, const Rows &from, const Buffer &scale, const char *stage) {
   const PackedMatrix w = matrix.view();
   multiply(call.member,
            {&w, readable(from), readable(call.x), scale.data(), call.x, {nullptr, 1, 0, 0}, Activation::none},
            call.rows());
-  call.member.barrier();
+  call.member.finish(stage);
 }
 
 // Cosines and sines of every row's position. The angle is a float product of a float frequency, as moshi has it
@@ -138,7 +139,7 @@ void attention(const Call &call, size_t layer) {
     const int stream = item / call.t.kv_heads;
     attend_head(call, call.states[stream]->layers[layer], stream, item % call.t.kv_heads);
   }
-  call.member.barrier();
+  call.member.finish("transformer.attention");
 }
 
 }  // namespace
@@ -211,16 +212,16 @@ void run_transformer(const Member &member, const Transformer &t, const Rows &x, 
   for (size_t l = 0; l < t.layers.size(); ++l) {
     const TransformerLayer &layer = t.layers[l];
     normalise(call, layer.attn_norm_weight, layer.attn_norm_bias);
-    linear(call, layer.qkv, normed, qkv, Activation::none);
+    linear(call, layer.qkv, normed, qkv, Activation::none, "transformer.qkv");
     attention(call, l);
-    add_linear(call, layer.attn_out, attended, layer.attn_scale);
+    add_linear(call, layer.attn_out, attended, layer.attn_scale, "transformer.attn_out");
     normalise(call, layer.ffn_norm_weight, layer.ffn_norm_bias);
-    linear(call, layer.ffn_up, normed, hidden, Activation::gelu);
-    add_linear(call, layer.ffn_down, hidden, layer.ffn_scale);
+    linear(call, layer.ffn_up, normed, hidden, Activation::gelu, "transformer.ffn_up");
+    add_linear(call, layer.ffn_down, hidden, layer.ffn_scale, "transformer.ffn_down");
   }
   if (member.index == 0)
     for (int s = 0; s < streams; ++s) states[s]->position += steps;
-  member.barrier();
+  member.finish("transformer.norm");
 }
 
 }  // namespace csm::mimi
