@@ -33,7 +33,7 @@ class MimiDecoderState:
 
 class MimiDecoder:
     def __init__(
-        self, *, config: MimiConfig, tensors: dict[str, NDArray[np.float32]], pool: ThreadPool | None = None
+        self, *, config: MimiConfig, tensors: dict[str, NDArray[np.floating]], pool: ThreadPool | None = None
     ) -> None: ...
     def new_state(self) -> MimiDecoderState: ...
     def decode(
@@ -50,7 +50,7 @@ class MimiEncoderState:
 
 class MimiEncoder:
     def __init__(
-        self, *, config: MimiConfig, tensors: dict[str, NDArray[np.float32]], pool: ThreadPool | None = None
+        self, *, config: MimiConfig, tensors: dict[str, NDArray[np.floating]], pool: ThreadPool | None = None
     ) -> None: ...
     def new_state(self) -> MimiEncoderState: ...
     def encode(self, *, state: MimiEncoderState, samples: NDArray[np.float32]) -> NDArray[np.int32]: ...
@@ -139,7 +139,7 @@ def dense_product(
     *,
     isa: str,
     x: NDArray[np.float32],
-    w: NDArray[np.float32],
+    w: NDArray[np.floating],
     bias: NDArray[np.float32],
     skip: NDArray[np.float32] | None = None,
     scale: NDArray[np.float32] | None = None,

@@ -15,6 +15,7 @@ from reference import mimi as reference
 
 from csm_hybrid import _native
 from csm_hybrid.codec.native import NativeCodec
+from csm_hybrid.codec.schema import stands_half
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig
 
@@ -90,6 +91,29 @@ def test_fewer_codebooks() -> None:
     codec = _codec(TINY, codebooks=3)
     expected = reference.decode(codes[0, :, :3], random_tensors(TINY), TINY)
     assert not _relative_error(codec.decode([codec.new_state()], codes)[0], expected) > RELATIVE
+
+
+def test_transformers_in_half_precision_are_their_values() -> None:
+    """A file that holds them so is decoded and encoded as if it held the same values in float32."""
+    half = {n: t.astype(np.float16) if stands_half(n) else t for n, t in random_tensors(TINY).items()}
+    same = {n: t.astype(np.float32) for n, t in half.items()}
+    assert sum(t.dtype == np.float16 for t in half.values()) == 2 * TINY.layers * 6
+    pool = _native.ThreadPool(threads=2)
+    one, other = NativeCodec(TINY, half, pool), NativeCodec(TINY, same, pool)
+    codes, sound = random_codes(TINY, FRAMES), _sound(TINY, FRAMES)
+    assert np.array_equal(one.decode([one.new_state()], codes), other.decode([other.new_state()], codes))
+    assert np.array_equal(one.encode(sound), other.encode(sound))
+
+
+def test_tensors_of_the_wrong_precision_are_refused() -> None:
+    tensors: dict[str, NDArray[np.floating]] = dict(random_tensors(TINY))
+    tensors["dec.conv_in.weight"] = tensors["dec.conv_in.weight"].astype(np.float16)
+    with pytest.raises(ModelInvalid, match=r"dec\.conv_in\.weight: float16, expected float32"):
+        NativeCodec(TINY, tensors, _native.ThreadPool(threads=1))
+    tensors = dict(random_tensors(TINY))
+    tensors["dec.conv_in.weight"] = tensors["dec.conv_in.weight"].astype(np.float64)
+    with pytest.raises(TypeError, match="float32 or float16"):
+        NativeCodec(TINY, tensors, _native.ThreadPool(threads=1))
 
 
 def test_reserved_codes_are_clamped_and_the_callers_codes_untouched() -> None:

@@ -38,9 +38,7 @@ def _floats(*shape: int) -> NDArray[np.float32]:
     return _rng().standard_normal(shape).astype(np.float32)
 
 
-def _within(
-    got: NDArray[np.float32], expected: NDArray[np.float64], bound: NDArray[np.float64] | float
-) -> bool:
+def _within(got: NDArray[np.float32], expected: NDArray[np.float64], bound: NDArray[np.float64] | float) -> bool:
     error = np.abs(got - expected)
     return not np.any(~(error <= bound))  # also false for NaN
 
@@ -55,6 +53,19 @@ def test_product(isa: str, shape: tuple[int, int, int]) -> None:
     expected = x.astype(np.float64) @ w.astype(np.float64).T + bias
     bound = (k + 2) * UNIT * (np.abs(x).astype(np.float64) @ np.abs(w).T + np.abs(bias))
     assert _within(raw, expected, bound)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[1] > 1])
+def test_half_precision_weights_are_their_values(isa: str, shape: tuple[int, int, int]) -> None:
+    """Bit for bit what the same values give in float32; subnormal halves among them."""
+    m, n, k = shape
+    half = (_floats(n, k) * 0.5).astype(np.float16)
+    half.ravel()[::3] *= np.float16(1e-6)
+    x, bias = _floats(m, k), _floats(n)
+    got, _ = _native.dense_product(isa=isa, x=x, w=half, bias=bias)
+    expected, _ = _native.dense_product(isa=isa, x=x, w=half.astype(np.float32), bias=bias)
+    assert np.array_equal(got, expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -74,18 +85,14 @@ def test_epilogue(isa: str, activation: str, scaled: bool) -> None:
     assert _within(raw, expected, bound)
     function = {"none": lambda v: v, "elu": elu, "gelu": gelu}[activation]
     steepest = 1.13  # of GELU; 1 for ELU
-    assert _within(
-        active, function(expected), steepest * bound + FUNCTION_ERROR * np.maximum(1, np.abs(expected))
-    )
+    assert _within(active, function(expected), steepest * bound + FUNCTION_ERROR * np.maximum(1, np.abs(expected)))
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(("activation", "function"), [("elu", elu), ("gelu", gelu)])
 def test_activations_over_their_range(isa: str, activation: str, function) -> None:  # type: ignore[no-untyped-def]
     """Through a product with the identity, which is exact; far tails and tiny values included."""
-    values = np.concatenate(
-        [np.linspace(-100, 100, 4001), np.linspace(-1, 1, 4001), [1e-30, -1e-30, 0.0, -0.0]]
-    )
+    values = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-1, 1, 4001), [1e-30, -1e-30, 0.0, -0.0]])
     x = values.astype(np.float32).reshape(-1, 1)
     w, bias = np.ones((2, 1), np.float32), np.zeros(2, np.float32)
     _, active = _native.dense_product(isa=isa, x=x, w=w, bias=bias, activation=activation)

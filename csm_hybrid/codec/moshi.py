@@ -39,7 +39,7 @@ class MoshiCodec:
     def __init__(
         self,
         config: MimiConfig,
-        tensors: Mapping[str, Floats],
+        tensors: Mapping[str, NDArray[np.floating]],
         *,
         codebooks: int | None = None,
         device: str | None = None,
@@ -52,7 +52,8 @@ class MoshiCodec:
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = build_model(config)
-        state = {name: torch.from_numpy(np.array(value)) for name, value in moshi_state(config, tensors).items()}
+        floats = {name: np.array(value, dtype=np.float32) for name, value in tensors.items()}
+        state = {name: torch.from_numpy(value) for name, value in moshi_state(config, floats).items()}
         self.model.load_state_dict(state)
         self.model.to(self.device).eval()
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_hybrid import _native
-from csm_hybrid.codec.schema import decoder_shapes, encoder_shapes
+from csm_hybrid.codec.schema import decoder_shapes, encoder_shapes, stands_half
 from csm_hybrid.codec.sound import whole_frames
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig
@@ -33,12 +33,14 @@ class NativeCodec:
     def __init__(
         self,
         config: MimiConfig,
-        tensors: Mapping[str, Floats],
+        tensors: Mapping[str, NDArray[np.floating]],
         pool: _native.ThreadPool,
         *,
         codebooks: int | None = None,
     ) -> None:
-        """``tensors``: canonical names (:mod:`csm_hybrid.codec.schema`), float32. Raises ModelInvalid."""
+        """``tensors``: canonical names (:mod:`csm_hybrid.codec.schema`), float32; the transformers' matrices may
+        be float16, which they stay: half the bytes to read for a frame. Raises ModelInvalid.
+        """
         self.config = config
         self._codebooks = config.codebooks if codebooks is None else codebooks
         self._tensors = tensors
@@ -91,12 +93,16 @@ class NativeCodec:
         return self._encoder.encode(state=state, samples=samples)
 
 
-def tensors_of(bundle: Bundle) -> dict[str, Floats]:
-    """The codec's tensors of a model file as float32 arrays: views of the file where it holds float32."""
-    out: dict[str, Floats] = {}
+def tensors_of(bundle: Bundle) -> dict[str, NDArray[np.floating]]:
+    """The codec's tensors of a model file: views of the file where it holds float32, which all others become.
+
+    But for the transformers' matrices in float16, which stay as they are.
+    """
+    out: dict[str, NDArray[np.floating]] = {}
     for name, view in bundle.codec_tensors().items():
         dtype = _DTYPES.get(view.type)
         if dtype is None:
             raise ModelInvalid(f"{bundle.path}: codec tensor {name} has GGML type {view.type}, not F32 or F16")
-        out[name] = np.ascontiguousarray(view.data.view(dtype).reshape(view.shape), dtype=np.float32)
+        kept = dtype if stands_half(name) else np.float32
+        out[name] = np.ascontiguousarray(view.data.view(dtype).reshape(view.shape), dtype=kept)
     return out

@@ -37,7 +37,15 @@ Activation activation_of(const std::string &name) {
   return Activation::none;
 }
 
-py::tuple product(const std::string &isa, const Floats &x, const Floats &w, const Floats &bias,
+mimi::Matrix pack_any(const py::array &w, int n, int k, const float *bias, const DenseKernels &kernels) {
+  require(w.flags() & py::array::c_style, "w must be C-contiguous");
+  if (w.dtype().is(py::dtype("e")))
+    return mimi::pack(static_cast<const uint16_t *>(w.data()), mimi::row_major(n, k), bias, kernels);
+  require(w.dtype().is(py::dtype("f")), "w must be float32 or float16");
+  return mimi::pack(static_cast<const float *>(w.data()), mimi::row_major(n, k), bias, kernels);
+}
+
+py::tuple product(const std::string &isa, const Floats &x, const py::array &w, const Floats &bias,
                   const std::optional<Floats> &skip, const std::optional<Floats> &scale,
                   const std::string &activation) {
   require(x.ndim() == 2 && w.ndim() == 2 && x.shape(1) == w.shape(1), "x must be (M, K), w (N, K)");
@@ -45,9 +53,10 @@ py::tuple product(const std::string &isa, const Floats &x, const Floats &w, cons
   require(bias.ndim() == 1 && bias.shape(0) == n, "bias must be (N,)");
   require(!skip || (skip->ndim() == 2 && skip->shape(0) == m && skip->shape(1) == n), "skip must be (M, N)");
   require(!scale || (scale->ndim() == 1 && scale->shape(0) == n), "scale must be (N,)");
-  require(n > 1 || (!skip && activation == "none"), "a single output has neither skip nor activation");
+  require(n > 1 || (!skip && activation == "none" && w.itemsize() == sizeof(float)),
+          "a single output has neither skip nor activation nor float16 weights");
   const DenseKernels &kernels = kernels_of(isa);
-  const mimi::Matrix matrix = mimi::pack(w.data(), mimi::row_major(n, k), bias.data(), kernels);
+  const mimi::Matrix matrix = pack_any(w, n, k, bias.data(), kernels);
   const PackedMatrix view = matrix.view();
   Floats raw({m, n}), active({m, n});
   const Rows nowhere = {nullptr, 1, 0, 0};
@@ -94,7 +103,7 @@ Floats attend(const std::string &isa, const Floats &q, const Floats &keys, const
 }  // namespace
 
 void bind_dense(py::module_ &m) {
-  m.def("dense_product", &product, py::kw_only(), py::arg("isa"), py::arg("x").noconvert(), py::arg("w").noconvert(),
+  m.def("dense_product", &product, py::kw_only(), py::arg("isa"), py::arg("x").noconvert(), py::arg("w"),
         py::arg("bias").noconvert(), py::arg("skip") = py::none(), py::arg("scale") = py::none(),
         py::arg("activation") = "none",
         "(raw, activated), both (M, N): raw = x (M, K) w (N, K)^T + bias (N,), or skip (M, N) + scale (N,) * that.");

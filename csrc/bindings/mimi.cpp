@@ -59,15 +59,17 @@ mimi::Config config_of(const py::object &from) {
   return c;
 }
 
-// Views of float32 arrays; the arrays must outlive them.
+// Views of float32 and float16 arrays; the arrays must outlive them.
 mimi::Tensors tensors_of(const py::dict &from) {
   std::unordered_map<std::string, mimi::Tensor> out;
   for (const auto &[key, value] : from) {
     const std::string name = py::cast<std::string>(key);
-    if (!py::isinstance<Floats>(value))
-      throw py::type_error("tensor " + name + " must be a C-contiguous float32 array");
-    const Floats array = py::reinterpret_borrow<Floats>(value);
-    out[name] = {array.data(), std::vector<long>(array.shape(), array.shape() + array.ndim())};
+    const bool is_array = py::isinstance<py::array>(value);
+    const py::array array = is_array ? py::reinterpret_borrow<py::array>(value) : py::array();
+    const bool half = is_array && array.dtype().is(py::dtype("e"));
+    if (!(half && (array.flags() & py::array::c_style)) && !py::isinstance<Floats>(value))
+      throw py::type_error("tensor " + name + " must be a C-contiguous array of float32 or float16");
+    out[name] = {array.data(), std::vector<long>(array.shape(), array.shape() + array.ndim()), half};
   }
   return mimi::Tensors(std::move(out));
 }
@@ -160,9 +162,10 @@ void bind_mimi(py::module_ &m) {
   py::class_<PyDecoder> decoder(m, "MimiDecoder",
         "Frames of codes to samples, streaming.\n\n"
         "config: a MimiConfig. tensors: canonical name to C-contiguous float32 array (csm_hybrid.codec.schema);\n"
-        "the codebooks are used in place, all else is copied. pool: the threads to run on (one, when None).\n\n"
+        "matrices of the transformer may be float16, and are kept so. The codebooks are used in place, all else\n"
+        "is copied. pool: the threads to run on (one, when None).\n\n"
         "Raises ValueError when the configuration breaks a rule or, all together, for tensors that are missing\n"
-        "or misshapen; TypeError for an array that is not C-contiguous float32.");
+        "or misshapen; TypeError for an array that is not C-contiguous or neither float32 nor float16.");
   decoder
       .def(py::init<const py::object &, py::dict, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
            py::arg("tensors"), py::arg("pool") = nullptr)

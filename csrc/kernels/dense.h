@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace csm {
 
@@ -31,11 +32,13 @@ struct Rows {
 
 // Weights (n, k) packed for one instruction set: panels of `panel` columns (the last one narrower, rounded up to
 // `lane`), each panel k rows of its width, zero-padded, 64-byte aligned. A single output (n == 1) stays one row of k.
+// Weights are float32, or IEEE half precision where the model holds that: they become float32 as they are loaded.
 struct PackedMatrix {
-  int n;              // outputs
-  int k;              // inputs
-  const float *data;  // panel p begins at data + p * panel * k
-  const float *bias;  // (n rounded up to lane), zeros where there is none
+  int n;                 // outputs
+  int k;                 // inputs
+  const float *data;     // panel p begins at element p * panel * k; null where there is `half`
+  const uint16_t *half;  // the same in half precision; never for n == 1
+  const float *bias;     // (n rounded up to lane), zeros where there is none
 };
 
 enum class Activation { none, elu, gelu };
@@ -94,7 +97,7 @@ extern const DenseKernels kDenseNeon;
 // Panels of an (n)-output matrix.
 int dense_panels(const DenseKernels &kernels, int n);
 
-// Floats that its packed data take.
+// Elements that its packed data take.
 size_t dense_packed_size(const DenseKernels &kernels, int n, int k);
 
 // The table of an instruction set, and of the one in force (csrc/isa.h).

@@ -13,6 +13,7 @@ constexpr int kRows[kFull + 1] = {0, 8, 6};
 constexpr int kScores = 8;
 
 inline V load(const float *p) { return _mm256_loadu_ps(p); }
+inline V load(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
 inline void store(float *p, V v) { _mm256_storeu_ps(p, v); }
 inline __m256i first(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -13,6 +13,7 @@ constexpr int kRows[kFull + 1] = {0, 12, 12, 8, 6};
 constexpr int kScores = 16;
 
 inline V load(const float *p) { return vld1q_f32(p); }
+inline V load(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline void store(float *p, V v) { vst1q_f32(p, v); }
 inline V load_part(const float *p, int n) {
   float all[4] = {0, 0, 0, 0};

@@ -19,6 +19,16 @@ float *at(const Rows &rows, int row) {
   return rows.base + offset(row, rows.per_block, rows.row_stride, rows.block_stride);
 }
 
+// IEEE half precision, subnormal numbers and infinities included.
+float from_half(uint16_t half) {
+  const int sign = half >> 15, exponent = half >> 10 & 31, fraction = half & 1023;
+  float value;
+  if (exponent == 31) value = fraction ? NAN : INFINITY;
+  else if (exponent == 0) value = std::ldexp(static_cast<float>(fraction), -24);
+  else value = std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+  return sign ? -value : value;
+}
+
 float activate(Activation activation, float v) {
   switch (activation) {
     case Activation::elu: return v > 0 ? v : std::expm1(v);
@@ -38,13 +48,15 @@ void multiply(const Product &p, int panel, int begin, int end) {
   const int first = panel * kPanel;
   const int columns = w.n - first < kPanel ? w.n - first : kPanel;
   const int width = w.n == 1 ? 1 : (columns + kLane - 1) / kLane * kLane;
-  const float *data = w.data + static_cast<ptrdiff_t>(first) * w.k;
+  const ptrdiff_t start = static_cast<ptrdiff_t>(first) * w.k;
   for (int row = begin; row < end; ++row) {
     const float *x = at(p.x, row);
     float sums[kPanel];
     for (int c = 0; c < columns; ++c) sums[c] = w.bias[first + c];
-    for (int k = 0; k < w.k; ++k)
-      for (int c = 0; c < columns; ++c) sums[c] += x[k] * data[static_cast<ptrdiff_t>(k) * width + c];
+    for (int k = 0; k < w.k; ++k) {
+      const ptrdiff_t at_k = start + static_cast<ptrdiff_t>(k) * width;
+      for (int c = 0; c < columns; ++c) sums[c] += x[k] * (w.half ? from_half(w.half[at_k + c]) : w.data[at_k + c]);
+    }
     for (int c = 0; c < columns; ++c) finish(p, row, first + c, sums[c]);
   }
 }

@@ -9,12 +9,16 @@
 namespace csm::mimi {
 
 struct Matrix {
-  int n = 0;    // outputs
-  int k = 0;    // inputs
-  Buffer data;  // packed as PackedMatrix says
-  Buffer bias;  // (n rounded up to a lane)
+  int n = 0;          // outputs
+  int k = 0;          // inputs
+  bool half = false;  // in half precision: two to a float of `data`
+  Buffer data;        // packed as PackedMatrix says
+  Buffer bias;        // (n rounded up to a lane)
 
-  PackedMatrix view() const { return {n, k, data.data(), bias.data()}; }
+  PackedMatrix view() const {
+    if (half) return {n, k, nullptr, reinterpret_cast<const uint16_t *>(data.data()), bias.data()};
+    return {n, k, data.data(), nullptr, bias.data()};
+  }
 };
 
 // Where element (output n, input k) of a matrix lies: weights[n_index(n) + k_index(k)].
@@ -25,6 +29,8 @@ struct Layout {
 
 // Packs weights (and a bias of n, or null) for the kernels given, those in force by default.
 Matrix pack(const float *weights, const Layout &layout, const float *bias,
+            const DenseKernels &kernels = dense_kernels());
+Matrix pack(const uint16_t *half, const Layout &layout, const float *bias,
             const DenseKernels &kernels = dense_kernels());
 
 // Layout of a row-major (n, k) matrix.

@@ -25,7 +25,7 @@ void multiply(const Member &member, const Product &product, int rows) {
   const DenseKernels &kernels = dense_kernels();
   if (member.profile) {
     const double weights = static_cast<double>(product.w->n) * product.w->k;
-    member.profile->count(2 * weights * rows, static_cast<double>(sizeof(float)) * weights);
+    member.profile->count(2 * weights * rows, (product.w->half ? 2.0 : 4.0) * weights);
   }
   const int panels = dense_panels(kernels, product.w->n);
   const int blocks = row_blocks(panels, rows, member.count);

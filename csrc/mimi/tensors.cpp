@@ -13,7 +13,7 @@ std::string text(const std::vector<long> &shape) {
 
 }  // namespace
 
-const float *Tensors::get(const std::string &name, const std::vector<long> &shape) {
+const void *Tensors::find(const std::string &name, const std::vector<long> &shape, bool half) {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {
     problems_.push_back(name + ": missing");
@@ -23,7 +23,24 @@ const float *Tensors::get(const std::string &name, const std::vector<long> &shap
     problems_.push_back(name + ": shape " + text(found->second.shape) + ", expected " + text(shape));
     return nullptr;
   }
+  if (found->second.half != half) {
+    problems_.push_back(name + (half ? ": float32, expected float16 as its neighbours" : ": float16, expected float32"));
+    return nullptr;
+  }
   return found->second.data;
+}
+
+const float *Tensors::get(const std::string &name, const std::vector<long> &shape) {
+  return static_cast<const float *>(find(name, shape, false));
+}
+
+bool Tensors::is_half(const std::string &name) const {
+  const auto found = tensors_.find(name);
+  return found != tensors_.end() && found->second.half;
+}
+
+const uint16_t *Tensors::get_half(const std::string &name, const std::vector<long> &shape) {
+  return static_cast<const uint16_t *>(find(name, shape, true));
 }
 
 void Tensors::check() const {

@@ -14,21 +14,30 @@ Buffer load_vector(Tensors &tensors, const std::string &name, int n) {
   return out;
 }
 
-Matrix load_linear(Tensors &tensors, const std::string &name, int out, int in) {
-  const float *from = tensors.get(name + ".weight", {out, in});
-  return from && tensors.good() ? pack(from, row_major(out, in), nullptr) : Matrix{};
+const float *find(Tensors &tensors, const std::string &name, const std::vector<long> &shape, const float *) {
+  return tensors.get(name, shape);
+}
+const uint16_t *find(Tensors &tensors, const std::string &name, const std::vector<long> &shape, const uint16_t *) {
+  return tensors.get_half(name, shape);
 }
 
-Matrix load_qkv(Tensors &tensors, const std::string &name, const Transformer &t) {
-  const long queries = t.heads * t.head_dim, keys = t.kv_heads * t.head_dim;
-  const float *q = tensors.get(name + ".attn_q.weight", {queries, t.width});
-  const float *k = tensors.get(name + ".attn_k.weight", {keys, t.width});
-  const float *v = tensors.get(name + ".attn_v.weight", {keys, t.width});
+// The rows of several linear maps of `in` inputs as one matrix, all in the precision `Weight`.
+template <class Weight>
+Matrix join(Tensors &tensors, const std::vector<std::pair<std::string, long>> &parts, long in) {
+  std::vector<Weight> rows;
+  for (const auto &[name, out] : parts) {
+    const Weight *from = find(tensors, name + ".weight", {out, in}, static_cast<const Weight *>(nullptr));
+    if (from && tensors.good()) rows.insert(rows.end(), from, from + out * in);
+  }
   if (!tensors.good()) return {};
-  std::vector<float> joined(q, q + queries * t.width);
-  joined.insert(joined.end(), k, k + keys * t.width);
-  joined.insert(joined.end(), v, v + keys * t.width);
-  return pack(joined.data(), row_major(t.qkv_width(), t.width), nullptr);
+  return pack(rows.data(), row_major(static_cast<int>(static_cast<long>(rows.size()) / in), static_cast<int>(in)),
+              nullptr);
+}
+
+// In half precision where the first of them is.
+Matrix load_linear(Tensors &tensors, const std::vector<std::pair<std::string, long>> &parts, long in) {
+  return tensors.is_half(parts.front().first + ".weight") ? join<uint16_t>(tensors, parts, in)
+                                                          : join<float>(tensors, parts, in);
 }
 
 const float *row(const Rows &rows, int r) {
@@ -155,18 +164,20 @@ Transformer load_transformer(Tensors &tensors, const std::string &name, const Co
   t.norm_eps = config.norm_eps;
   const float step = -std::log(config.rope_theta) * 2 / static_cast<float>(config.head_dim);
   for (int i = 0; i < config.head_dim / 2; ++i) t.frequencies.push_back(std::exp(static_cast<float>(i) * step));
+  const long queries = t.heads * t.head_dim, keys = t.kv_heads * t.head_dim;
   for (int l = 0; l < config.layers; ++l) {
     const std::string at = name + "." + std::to_string(l);
     TransformerLayer layer;
     layer.attn_norm_weight = load_vector(tensors, at + ".attn_norm.weight", t.width);
     layer.attn_norm_bias = load_vector(tensors, at + ".attn_norm.bias", t.width);
-    layer.qkv = load_qkv(tensors, at, t);
-    layer.attn_out = load_linear(tensors, at + ".attn_out", t.width, t.heads * t.head_dim);
+    layer.qkv = load_linear(tensors, {{at + ".attn_q", queries}, {at + ".attn_k", keys}, {at + ".attn_v", keys}},
+                            t.width);
+    layer.attn_out = load_linear(tensors, {{at + ".attn_out", t.width}}, queries);
     layer.attn_scale = load_vector(tensors, at + ".attn_scale", t.width);
     layer.ffn_norm_weight = load_vector(tensors, at + ".ffn_norm.weight", t.width);
     layer.ffn_norm_bias = load_vector(tensors, at + ".ffn_norm.bias", t.width);
-    layer.ffn_up = load_linear(tensors, at + ".ffn_up", t.ffn, t.width);
-    layer.ffn_down = load_linear(tensors, at + ".ffn_down", t.width, t.ffn);
+    layer.ffn_up = load_linear(tensors, {{at + ".ffn_up", t.ffn}}, t.width);
+    layer.ffn_down = load_linear(tensors, {{at + ".ffn_down", t.width}}, t.ffn);
     layer.ffn_scale = load_vector(tensors, at + ".ffn_scale", t.width);
     t.layers.push_back(std::move(layer));
   }
