@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csm_hybrid.codec.schema import stands_half
 from csm_hybrid.errors import OutputError
 from csm_hybrid.model import schema
 from csm_hybrid.model.bundle import Bundle
@@ -137,7 +138,7 @@ def _table_pieces(checkpoint: Checkpoint, name: str, kind: GGMLType) -> Callable
 def _codec(checkpoint: Checkpoint, codec_type: GGMLType) -> list[Entry]:
     entries = []
     for spec in schema.codec_tensors(checkpoint.config.codec):
-        kind = codec_type if spec.types == schema.CODEC_TYPES else GGMLType.F32
+        kind = codec_type if stands_half(spec.name) else GGMLType.F32
         exact = Array(GGMLType.F32, checkpoint.codec[spec.name], f"of the codec, {spec.name},").checked()
         values = exact.values.astype(np.float32 if kind == GGMLType.F32 else np.float16, copy=False)
         name = schema.CODEC_PREFIX + spec.name

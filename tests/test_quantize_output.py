@@ -38,7 +38,8 @@ def test_the_command(checkpoints, tmp_path):
     with Bundle.open(target) as bundle:
         assert bundle.config.name == "tiny"
         codec = bundle.codec_tensors()
-        assert codec["enc.conv_in.weight"].type == GGMLType.F16
+        assert codec["enc.tfm.0.attn_q.weight"].type == GGMLType.F16
+        assert codec["enc.conv_in.weight"].type == GGMLType.F32
         assert codec["enc.conv_in.bias"].type == GGMLType.F32
     assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
 

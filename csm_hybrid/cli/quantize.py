@@ -55,7 +55,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
     type=click.Choice([*CODEC_TYPES]),
     default="f32",
     show_default=True,
-    help="Type of the codec's matrices.",
+    help="Type of the matrices of the codec's transformers; all else of the codec is f32.",
 )
 @click.option(
     "--tokenizer", type=EXISTING, help="A tokenizer.json or its directory, if it is not beside the weights."
