@@ -17,11 +17,6 @@ bool any_quantised(std::initializer_list<const PanelMatrix *> matrices) {
   return std::any_of(matrices.begin(), matrices.end(), [](const PanelMatrix *m) { return quantised(*m); });
 }
 
-// Rows of a share of panels, without the padding of the last one.
-Range rows_of(const PanelMatrix &matrix, Range groups) {
-  return {std::min(groups.begin * kGroup, matrix.rows), std::min(groups.end * kGroup, matrix.rows)};
-}
-
 }  // namespace
 
 void Activations::resize(int columns, int n) {
@@ -72,7 +67,7 @@ void CodebookDecoder::decode_frames(int streams, const float *hidden, const floa
     put_embeddings(member, span, 1, 0, codes);
     for (int codebook = 1; codebook < config_.codebooks; ++codebook) {
       project(member, span);
-      run_layers(member, span);
+      run_layers(member, span, weights_.heads[static_cast<std::size_t>(codebook - 1)]);
       head(member, span, span.steps - 1, codebook);
       draw(member, streams, state_.logits.f32.data(), state_.logits.stride, samplers, codebook, codes);
       if (codebook + 1 == config_.codebooks) break;
@@ -97,7 +92,7 @@ void CodebookDecoder::logits(int streams, const float *hidden, const std::int32_
       put_hidden(member, span, hidden + static_cast<std::ptrdiff_t>(first) * c.input_width);
       for (int step = 1; step < span.steps; ++step) put_embeddings(member, span, step, step - 1, span_codes);
       project(member, span);
-      run_layers(member, span);
+      run_layers(member, span, weights_.heads[0]);
       for (int codebook = 1; codebook < c.codebooks; ++codebook) {
         head(member, span, codebook, codebook);
         const Range mine = share(span.streams, member, members());
@@ -144,7 +139,7 @@ void CodebookDecoder::project(int member, const Span &span) {
     pool_->barrier();
   }
   // Straight into the residual stream: its rows are panels wide.
-  multiply(matrix, share(matrix.groups(), member, members()), state_.input, span.vectors(), state_.x);
+  multiply(member, matrix, weights_.layers[0].q, state_.input, span.vectors(), state_.x);
   pool_->barrier();
 }
 
@@ -152,34 +147,36 @@ void CodebookDecoder::head(int member, const Span &span, int step, int codebook)
   const PanelMatrix &matrix = weights_.heads[static_cast<std::size_t>(codebook - 1)];
   normalise(member, span.streams, step, span.steps, weights_.output_norm, quantised(matrix), state_.last);
   pool_->barrier();
-  multiply(matrix, share(matrix.groups(), member, members()), state_.last, span.streams, state_.logits);
+  multiply(member, matrix, weights_.projection, state_.last, span.streams, state_.logits);
   pool_->barrier();
 }
 
 // ---- the tower ----
 
-void CodebookDecoder::run_layers(int member, const Span &span) {
+// `after`: the head that reads the result, prefetched in time.
+void CodebookDecoder::run_layers(int member, const Span &span, const PanelMatrix &after) {
   DecoderState &s = state_;
   const int n = span.vectors();
-  for (int index = 0; index < config_.layers; ++index) {
-    const DecoderLayer &layer = weights_.layers[static_cast<std::size_t>(index)];
+  for (std::size_t index = 0; index < weights_.layers.size(); ++index) {
+    const DecoderLayer &layer = weights_.layers[index];
+    const bool last = index + 1 == weights_.layers.size();
     normalise(member, n, 0, 1, layer.attn_norm, any_quantised({&layer.q, &layer.k, &layer.v}), s.normed);
     pool_->barrier();
-    attention_inputs(member, span, index);
+    attention_inputs(member, span, static_cast<int>(index));
     pool_->barrier();
-    attend(member, span, index);
+    attend(member, span, static_cast<int>(index));
     pool_->barrier();
     if (quantised(layer.o)) {
       round(member, n, s.attended);
       pool_->barrier();
     }
-    add_product(member, n, layer.o, s.attended);
+    add_product(member, n, layer.o, layer.gate, s.attended);
     pool_->barrier();
     normalise(member, n, 0, 1, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), s.normed);
     pool_->barrier();
     feed_forward(member, span, layer);
     pool_->barrier();
-    add_product(member, n, layer.down, s.hidden);
+    add_product(member, n, layer.down, last ? after : weights_.layers[index + 1].q, s.hidden);
     pool_->barrier();
   }
 }
@@ -189,13 +186,9 @@ void CodebookDecoder::attention_inputs(int member, const Span &span, int layer_i
   const DecoderLayer &layer = weights_.layers[static_cast<std::size_t>(layer_index)];
   DecoderState &s = state_;
   const int n = span.vectors();
-  const Range q_groups = share(layer.q.groups(), member, members());
-  multiply(layer.q, q_groups, s.normed, n, s.q);
-  const Range q_rows = rows_of(layer.q, q_groups);
-  const Range kv_groups = share(layer.k.groups(), member, members());
-  multiply(layer.k, kv_groups, s.normed, n, s.k);
-  multiply(layer.v, kv_groups, s.normed, n, s.v);
-  const Range kv_rows = rows_of(layer.k, kv_groups);
+  const Range q_rows = multiply(member, layer.q, layer.k, s.normed, n, s.q);
+  const Range kv_rows = multiply(member, layer.k, layer.v, s.normed, n, s.k);
+  multiply(member, layer.v, layer.o, s.normed, n, s.v);
   for (int vector = 0; vector < n; ++vector) {
     const int stream = vector / span.steps, position = span.position + vector % span.steps;
     rotate(s.q.row(vector), q_rows.begin, q_rows.end, position, s.q.row(vector));
@@ -229,14 +222,12 @@ void CodebookDecoder::attend(int member, const Span &span, int layer) {
   }
 }
 
-// hidden = silu(gate x) * (up x), in shares of whole blocks, so that each member can round what it has made.
+// hidden = silu(gate x) * (up x); a member's rows are whole blocks, so that it can round what it has made.
 void CodebookDecoder::feed_forward(int member, const Span &span, const DecoderLayer &layer) {
   DecoderState &s = state_;
   const int n = span.vectors();
-  const Range groups = share(layer.gate.groups(), member, members(), kBlock / kGroup);
-  multiply(layer.gate, groups, s.normed, n, s.gate);
-  multiply(layer.up, groups, s.normed, n, s.up);
-  const Range rows = rows_of(layer.gate, groups);
+  multiply(member, layer.gate, layer.up, s.normed, n, s.gate);
+  const Range rows = multiply(member, layer.up, layer.down, s.normed, n, s.up);
   const int count = rows.end - rows.begin;
   if (count == 0) return;
   for (int vector = 0; vector < n; ++vector) {
@@ -265,18 +256,27 @@ void CodebookDecoder::round(int member, int n, Activations &in) {
     kernels_.quantise(in.row(i), in.cols / kBlock, &in.blocks[static_cast<std::size_t>(i)], n);
 }
 
-void CodebookDecoder::multiply(const PanelMatrix &matrix, Range groups, const Activations &in, int n, Activations &out) {
+// The member's share of a matrix: whole pairs of panels, which are the blocks of a product that takes their rows.
+Range CodebookDecoder::panels_of(int member, const PanelMatrix &matrix) const {
+  return share(matrix.groups(), member, members(), kBlock / kGroup);
+}
+
+Range CodebookDecoder::multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in,
+                                int n, Activations &out) {
+  const Range groups = panels_of(member, matrix);
+  const std::uint8_t *then = next.panels + next.panel_bytes * static_cast<std::size_t>(panels_of(member, next).begin);
   if (quantised(matrix))
-    kernels_.product_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride);
+    kernels_.product_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride, then);
   else
-    kernels_.product_float(matrix, groups.begin, groups.end, in.f32.data(), in.stride, n, out.f32.data(), out.stride);
+    kernels_.product_float(matrix, groups.begin, groups.end, in.f32.data(), in.stride, n, out.f32.data(), out.stride,
+                           then);
+  return {std::min(groups.begin * kGroup, matrix.rows), std::min(groups.end * kGroup, matrix.rows)};
 }
 
 // Residual stream += matrix in.
-void CodebookDecoder::add_product(int member, int n, const PanelMatrix &matrix, const Activations &in) {
-  const Range groups = share(matrix.groups(), member, members());
-  multiply(matrix, groups, in, n, state_.sum);
-  const Range rows = rows_of(matrix, groups);
+void CodebookDecoder::add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next,
+                                  const Activations &in) {
+  const Range rows = multiply(member, matrix, next, in, n, state_.sum);
   for (int vector = 0; vector < n; ++vector)
     kernels_.add_scaled(1.0f, state_.sum.row(vector) + rows.begin, rows.end - rows.begin, state_.x.row(vector) + rows.begin);
 }

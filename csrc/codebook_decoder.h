@@ -123,7 +123,7 @@ class CodebookDecoder {
   void draw(int member, int streams, const float *logits, std::ptrdiff_t stride, Sampler *const *samplers, int codebook,
             std::int32_t *codes);
   void project(int member, const Span &span);
-  void run_layers(int member, const Span &span);
+  void run_layers(int member, const Span &span, const PanelMatrix &after);
   void attention_inputs(int member, const Span &span, int layer);
   void attend(int member, const Span &span, int layer);
   void feed_forward(int member, const Span &span, const DecoderLayer &layer);
@@ -131,8 +131,11 @@ class CodebookDecoder {
 
   void normalise(int member, int n, int first, int pitch, const std::vector<float> &weight, bool rounded, Activations &out);
   void round(int member, int n, Activations &in);
-  void multiply(const PanelMatrix &matrix, Range groups, const Activations &in, int n, Activations &out);
-  void add_product(int member, int n, const PanelMatrix &matrix, const Activations &in);
+  Range panels_of(int member, const PanelMatrix &matrix) const;
+  // The member's share of matrix in; returns its rows. `next` is the matrix that the member reads after this one.
+  Range multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in, int n,
+                 Activations &out);
+  void add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
   void rotate(const float *in, int row_begin, int row_end, int position, float *out) const;
   float *cached(std::vector<float> &cache, int layer, int stream, int position);
 

@@ -48,9 +48,10 @@ Array<float> product(const std::string &isa, const py::object &data_argument, in
   const int n = static_cast<int>(x.shape(0)), stride = matrix.padded_rows();
   std::vector<float> out(static_cast<std::size_t>(n) * static_cast<std::size_t>(stride));
   if (type_info(source->type)->quantised)
-    table.product_quantised(matrix, 0, matrix.groups(), rounded(table, x.data(), n, cols).data(), n, out.data(), stride);
+    table.product_quantised(matrix, 0, matrix.groups(), rounded(table, x.data(), n, cols).data(), n, out.data(), stride,
+                            matrix.panels);
   else
-    table.product_float(matrix, 0, matrix.groups(), x.data(), cols, n, out.data(), stride);
+    table.product_float(matrix, 0, matrix.groups(), x.data(), cols, n, out.data(), stride, matrix.panels);
   Array<float> result({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(rows)});
   for (int b = 0; b < n; ++b)
     std::copy_n(out.data() + static_cast<std::ptrdiff_t>(b) * stride, rows, result.mutable_data(b, 0));
