@@ -10,10 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import EngineError, ModelInvalid, ModelNotFound
 
-__all__ = ["initialise", "last_errors", "llama", "load_embedded", "new_context", "offloads_to_gpu"]
+__all__ = [
+    "decode",
+    "hidden_states",
+    "initialise",
+    "last_errors",
+    "llama",
+    "load_embedded",
+    "new_context",
+    "offloads_to_gpu",
+]
 
 _GGML_LOG_ERROR = 4
 _GGML_LOG_CONTINUE = 5
@@ -95,6 +106,43 @@ def new_context(model: Any, params: Any, *, what: str) -> Any:
     if not context:
         raise EngineError(f"llama.cpp cannot make a context for the {what}: {last_errors()}")
     return context
+
+
+def decode(
+    context: Any,
+    embeddings: NDArray[np.float32],
+    positions: NDArray[np.int32],
+    sequences: NDArray[np.int32],
+    outputs: NDArray[np.int8],
+) -> int:
+    """One ``llama_decode`` of embeddings (N, width), each with its position, its sequence and whether its
+    result is wanted (N,); returns llama.cpp's status, 0 where it went well.
+    """
+    count = len(embeddings)
+    ones = np.ones(count, dtype=np.int32)
+    sequence_of = sequences.ctypes.data + np.arange(count, dtype=np.uintp) * sequences.itemsize
+
+    def as_pointer(array: NDArray[Any], kind: Any) -> Any:
+        return array.ctypes.data_as(ctypes.POINTER(kind))
+
+    batch = llama.llama_batch(
+        n_tokens=count,
+        token=None,
+        embd=as_pointer(embeddings, ctypes.c_float),
+        pos=as_pointer(positions, ctypes.c_int32),
+        n_seq_id=as_pointer(ones, ctypes.c_int32),
+        seq_id=as_pointer(sequence_of, ctypes.POINTER(ctypes.c_int32)),
+        logits=as_pointer(outputs, ctypes.c_int8),
+    )
+    return int(llama.llama_decode(context, batch))
+
+
+def hidden_states(context: Any, indices: NDArray[np.intp], width: int) -> NDArray[np.float32]:
+    """The states (M, width) float32 that the last pass gave for the inputs ``indices`` (M,)."""
+    out = np.empty((len(indices), width), dtype=np.float32)
+    for row, index in enumerate(indices):
+        out[row] = np.ctypeslib.as_array(llama.llama_get_embeddings_ith(context, int(index)), (width,))
+    return out
 
 
 def offloads_to_gpu() -> bool:

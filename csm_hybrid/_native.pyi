@@ -95,6 +95,10 @@ class EmbeddingTable:
     @property
     def cols(self) -> int: ...
 
+class Linear:
+    def __init__(self, *, data: NDArray[np.uint8], type: int, rows: int, cols: int, pool: ThreadPool) -> None: ...
+    def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
 class DecoderConfig:
     def __init__(
         self,

@@ -116,27 +116,14 @@ class Backbone:
         sequences: NDArray[np.int32],
         outputs: NDArray[np.bool_],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        count = len(embeddings)
-        embd = np.ascontiguousarray(embeddings, dtype=np.float32)
-        pos = np.ascontiguousarray(positions, dtype=np.int32)
-        seq = np.ascontiguousarray(sequences, dtype=np.int32)
         want = np.ascontiguousarray(outputs, dtype=np.int8)
-        ones = np.ones(count, dtype=np.int32)
-        seq_of = seq.ctypes.data + np.arange(count, dtype=np.uintp) * seq.itemsize
-
-        def as_pointer(array: NDArray[Any], kind: Any) -> Any:
-            return array.ctypes.data_as(ctypes.POINTER(kind))
-
-        batch = llama.llama_batch(
-            n_tokens=count,
-            token=None,
-            embd=as_pointer(embd, ctypes.c_float),
-            pos=as_pointer(pos, ctypes.c_int32),
-            n_seq_id=as_pointer(ones, ctypes.c_int32),
-            seq_id=as_pointer(seq_of, ctypes.POINTER(ctypes.c_int32)),
-            logits=as_pointer(want, ctypes.c_int8),
+        status = _llama.decode(
+            self._context,
+            np.ascontiguousarray(embeddings, dtype=np.float32),
+            np.ascontiguousarray(positions, dtype=np.int32),
+            np.ascontiguousarray(sequences, dtype=np.int32),
+            want,
         )
-        status = llama.llama_decode(self._context, batch)
         if status == _NO_SLOT:
             raise EngineError(f"the backbone's context of {self.positions} positions per stream is full")
         if status == _ABORTED:
@@ -144,13 +131,11 @@ class Backbone:
         if status != 0:
             raise EngineError(f"the backbone's pass failed (llama_decode: {status}): {_llama.last_errors()}")
         wanted = np.flatnonzero(want)
-        hidden = np.empty((len(wanted), self.width), dtype=np.float32)
         logits = np.empty((len(wanted), self.vocab), dtype=np.float32)
-        for row, i in enumerate(wanted):
-            index = int(i)
-            hidden[row] = np.ctypeslib.as_array(llama.llama_get_embeddings_ith(self._context, index), (self.width,))
-            logits[row] = np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, index), (self.vocab,))
-        return hidden, logits
+        for row, index in enumerate(wanted):
+            values = llama.llama_get_logits_ith(self._context, int(index))
+            logits[row] = np.ctypeslib.as_array(values, (self.vocab,))
+        return _llama.hidden_states(self._context, wanted, self.width), logits
 
 
 def _file_type(model: Any) -> int | None:

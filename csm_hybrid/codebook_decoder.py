@@ -13,14 +13,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_hybrid import _native
+from csm_hybrid import _llama, _native
 from csm_hybrid.errors import EngineError, ModelInvalid
+from csm_hybrid.llama_decoder import LlamaDecoder
 from csm_hybrid.model.bundle import Bundle, TensorView
 from csm_hybrid.model.config import ModelConfig
 from csm_hybrid.model.ggml import GGMLType
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
+
+ENGINES = ("auto", "native", "llama")
 
 
 class CodebookDecoder(Protocol):
@@ -42,9 +45,7 @@ class CodebookDecoder(Protocol):
 class NativeDecoder:
     """The codebook decoder in C++ on packed weights (csrc/codebook_decoder.h)."""
 
-    def __init__(
-        self, config: ModelConfig, tensors: Mapping[str, TensorView], pool: _native.ThreadPool
-    ) -> None:
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, TensorView], pool: _native.ThreadPool) -> None:
         """Pack the weights.
 
         tensors: the tower's by llama.cpp's names, and ``projection``, ``heads``, ``audio_embd``. They may be
@@ -81,15 +82,20 @@ class NativeDecoder:
 
 
 def open_decoder(
-    bundle: Bundle, pool: _native.ThreadPool, *, engine: str = "auto", max_streams: int = 1
+    bundle: Bundle, pool: _native.ThreadPool, *, engine: str = "auto", max_streams: int = 1, gpu_layers: int = -1
 ) -> CodebookDecoder:
     """Open a model file's codebook decoder for up to ``max_streams`` streams at once.
 
-    engine: ``native``, ``llama`` or ``auto`` (``llama`` where llama.cpp offloads to a GPU, else ``native``).
+    engine: ``native``, ``llama`` or ``auto`` (``llama`` where llama.cpp offloads to a GPU, else ``native``);
+    gpu_layers: how many layers llama.cpp may put on a GPU, -1 for all.
     Raises ModelInvalid for unusable weights, EngineError for an unknown engine.
     """
-    if engine not in ("auto", "native"):
-        raise EngineError(f"unknown decoder engine {engine!r}; known: auto, native")
+    if engine not in ENGINES:
+        raise EngineError(f"unknown decoder engine {engine!r}; known: {', '.join(ENGINES)}")
+    if engine == "auto":
+        engine = "llama" if _llama.offloads_to_gpu() else "native"
+    if engine == "llama":
+        return LlamaDecoder(bundle, pool, max_streams=max_streams, gpu_layers=gpu_layers)
     return NativeDecoder.from_bundle(bundle, pool)
 
 

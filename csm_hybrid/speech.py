@@ -158,7 +158,9 @@ class Model:
             engine = decoder
             if decoder == "auto":
                 engine = "llama" if gpu and _llama.offloads_to_gpu() else "native"
-            self.codebook_decoder = open_decoder(bundle, self._pool, engine=engine, max_streams=slots)
+            self.codebook_decoder = open_decoder(
+                bundle, self._pool, engine=engine, max_streams=slots, gpu_layers=-1 if gpu else 0
+            )
             self.codec = open_codec(bundle, self._pool, kind=codec, codebooks=codebooks)
             self.backbone = backbone
             self.embedder = FrameEmbedder(bundle)

@@ -29,9 +29,7 @@ def cpu_quota(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/cgr
         if len(limit) == 2 and limit[0] != "max":
             quotas.append((limit[0], limit[1]))
     for folder in (root / "cpu", root):
-        quotas.append(
-            (_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip())
-        )
+        quotas.append((_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()))
     limits = [int(q) / int(p) for q, p in quotas if q.isdigit() and p.isdigit() and int(p) > 0 and int(q) > 0]
     return min(limits, default=None)
 

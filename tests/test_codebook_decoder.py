@@ -298,7 +298,7 @@ def test_pages_of_the_file_are_let_go(tmp_path: Path) -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(EngineError, match="unknown decoder engine 'gpu'"):
+    with pytest.raises(EngineError, match="unknown decoder engine 'gpu'; known: auto, native, llama"):
         open_decoder(None, POOL, engine="gpu")  # type: ignore[arg-type]
 
 

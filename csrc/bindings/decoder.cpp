@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../codebook_decoder.h"
+#include "../linear.h"
 #include "arrays.h"
 #include "bindings.h"
 
@@ -129,6 +130,36 @@ Array<float> teacher_forced(OwnedDecoder &self, const py::object &hidden_argumen
   return out;
 }
 
+std::unique_ptr<Linear> make_linear(const py::object &data, int type, int rows, int cols, std::shared_ptr<ThreadPool> pool) {
+  const auto bytes = checked<std::uint8_t>(data, "data", {-1});
+  if (rows < 1 || cols < 1) throw py::value_error("rows and cols must be at least 1");
+  const TensorSource source{tensor_type(type), {rows, cols}, bytes.data(), static_cast<std::size_t>(bytes.size())};
+  py::gil_scoped_release release;
+  return std::make_unique<Linear>(source, rows, cols, std::move(pool), kernels());
+}
+
+Array<float> multiply(Linear &self, const py::object &x_argument) {
+  const auto x = checked<float>(x_argument, "x", {-1, self.cols()});
+  Array<float> y({x.shape(0), static_cast<py::ssize_t>(self.rows())});
+  const float *in = x.data();
+  float *out = y.mutable_data();
+  {
+    py::gil_scoped_release release;
+    self.multiply(static_cast<int>(x.shape(0)), in, out);
+  }
+  return y;
+}
+
+void bind_linear(py::module_ &m) {
+  py::class_<Linear>(m, "Linear",
+                     "A (rows, cols) tensor of any supported GGML type, packed for products.\n\n"
+                     "data: (bytes,) uint8 in the file's layout; it is not kept.\n"
+                     "Raises ValueError for an unsupported type or a size that does not fit the shape.")
+      .def(py::init(&make_linear), py::kw_only(), py::arg("data"), py::arg("type"), py::arg("rows"), py::arg("cols"),
+           py::arg("pool"))
+      .def("multiply", &multiply, py::arg("x"), "x: (n, cols) float32. Returns (n, rows) float32, each row the product.");
+}
+
 void bind_sampler(py::module_ &m) {
   py::class_<Sampler>(m, "Sampler",
                       "Draws one code at a time from logits; one for each stream.\n\n"
@@ -178,6 +209,7 @@ void bind_config(py::module_ &m) {
 void bind_decoder(py::module_ &m) {
   bind_sampler(m);
   bind_config(m);
+  bind_linear(m);
 
   py::class_<OwnedTable>(m, "EmbeddingTable",
                          "Rows of a (rows, cols) tensor of any supported GGML type, looked up and summed in float32.\n\n"
