@@ -72,6 +72,14 @@ class NativeDecoder:
         """Bytes of the packed weights, which are read for every frame but for its tables."""
         return self._decoder.weight_bytes
 
+    def measure(self, *, on: bool) -> None:
+        """Measure the parts of ``decode_frames`` from now on, anew, or stop."""
+        self._decoder.measure(on=on)
+
+    def parts(self) -> dict[str, float]:
+        """Seconds spent in the projection, attention, feed_forward, heads and sampling since ``measure``."""
+        return self._decoder.parts()
+
     def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:
         """See :class:`CodebookDecoder`."""
         return self._decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)

@@ -58,24 +58,49 @@ void CodebookDecoder::decode_frames(int streams, const float *hidden, const floa
   if (streams < 1) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   resize(streams, 2);
+  lapping_ = measuring_;
+  last_lap_ = std::chrono::steady_clock::now();
   pool_->run([&](int member) {
     // The hidden state and code 0 go in together; every later code alone. The last code is never fed.
     Span span{streams, 2, 0};
     draw(member, streams, c0_logits, config_.vocab, samplers, 0, codes);
     pool_->barrier();
+    lap(member, &DecoderParts::sampling);
     put_hidden(member, span, hidden);
     put_embeddings(member, span, 1, 0, codes);
     for (int codebook = 1; codebook < config_.codebooks; ++codebook) {
       project(member, span);
+      lap(member, &DecoderParts::projection);
       run_layers(member, span, weights_.heads[static_cast<std::size_t>(codebook - 1)]);
       head(member, span, span.steps - 1, codebook);
+      lap(member, &DecoderParts::heads);
       draw(member, streams, state_.logits.f32.data(), state_.logits.stride, samplers, codebook, codes);
+      if (codebook + 1 < config_.codebooks) pool_->barrier();
+      lap(member, &DecoderParts::sampling);
       if (codebook + 1 == config_.codebooks) break;
-      pool_->barrier();
       span = {streams, 1, codebook + 1};
       put_embeddings(member, span, 0, codebook, codes);
     }
   });
+  lapping_ = false;
+}
+
+void CodebookDecoder::measure(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  measuring_ = on;
+  if (on) parts_ = {};
+}
+
+DecoderParts CodebookDecoder::parts() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return parts_;
+}
+
+void CodebookDecoder::lap(int member, double DecoderParts::*part) {
+  if (!lapping_ || member != 0) return;
+  const auto now = std::chrono::steady_clock::now();
+  parts_.*part += std::chrono::duration<double>(now - last_lap_).count();
+  last_lap_ = now;
 }
 
 void CodebookDecoder::logits(int streams, const float *hidden, const std::int32_t *codes, float *out) {
@@ -172,12 +197,14 @@ void CodebookDecoder::run_layers(int member, const Span &span, const PanelMatrix
     }
     add_product(member, n, layer.o, layer.gate, s.attended);
     pool_->barrier();
+    lap(member, &DecoderParts::attention);
     normalise(member, n, 0, 1, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), s.normed);
     pool_->barrier();
     feed_forward(member, span, layer);
     pool_->barrier();
     add_product(member, n, layer.down, last ? after : weights_.layers[index + 1].q, s.hidden);
     pool_->barrier();
+    lap(member, &DecoderParts::feed_forward);
   }
 }
 

@@ -5,6 +5,7 @@
 // (SesameAILabs/csm, models.py, generate_frame.)
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -94,6 +95,15 @@ struct DecoderState {
   std::vector<float> scores;  // (threads, K)
 };
 
+// Where the time of decode_frames goes, in seconds; norms, roundings and barriers count to what they are for.
+struct DecoderParts {
+  double projection = 0;  // with the look-up of the embeddings
+  double attention = 0;
+  double feed_forward = 0;
+  double heads = 0;
+  double sampling = 0;
+};
+
 class CodebookDecoder {
  public:
   // Packs the weights; of `tensors` only the audio table's data must outlive the decoder. Names and shapes:
@@ -109,6 +119,10 @@ class CodebookDecoder {
 
   // Teacher-forced: codes (streams, K), each in 0 .. V - 1; out (streams, K - 1, V), the logits of codes 1 .. K - 1.
   void logits(int streams, const float *hidden, const std::int32_t *codes, float *out);
+
+  // Measures decode_frames from now on, anew, or stops; parts() is what was found so far.
+  void measure(bool on);
+  DecoderParts parts() const;
 
   const DecoderConfig &config() const { return config_; }
   std::size_t weight_bytes() const { return weights_.arena.used(); }
@@ -137,6 +151,9 @@ class CodebookDecoder {
                  Activations &out);
   void add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
   void rotate(const float *in, int row_begin, int row_end, int position, float *out) const;
+  // Counts the time since the last lap to a part. Kept by member 0: a part ends with a barrier, so its clock is
+  // everybody's.
+  void lap(int member, double DecoderParts::*part);
   float *cached(std::vector<float> &cache, int layer, int stream, int position);
 
   DecoderConfig config_;
@@ -146,7 +163,11 @@ class CodebookDecoder {
   DecoderState state_;
   int streams_ = 0;  // that the state has room for
   int vectors_ = 0;
-  std::mutex mutex_;
+  bool measuring_ = false;
+  bool lapping_ = false;  // measuring, and inside decode_frames
+  std::chrono::steady_clock::time_point last_lap_;
+  DecoderParts parts_;
+  mutable std::mutex mutex_;
 };
 
 }  // namespace csm

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from csm_hybrid.bench import costs, peers, speech, sweeps, synthetic
 from csm_hybrid.bench.document import Document
 from csm_hybrid.cli import main
+from csm_hybrid.codec.schema import decoder_shapes
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.speech import Model
@@ -58,12 +59,38 @@ def test_the_stages_add_up_to_the_whole(quick: Document) -> None:
     """By definition of the last of them; that all are there and none is negative is what can go wrong."""
     group = quick.group("speech")
     for run in range(2):
-        stages = {n: f.samples[run] for n, f in group.items() if n.startswith("stage/") and n.count(".") == 0}
+        stages = {n: f.samples[run] for n, f in group.items() if n.startswith("stage/") and "." not in n}
         assert set(stages) == {f"stage/{n}" for n in (*speech.STAGES, "bookkeeping", "waiting")}
         assert all(v >= 0 for v in stages.values()), stages
         whole = stages.pop("stage/prompt") + FRAMES * sum(stages.values())
         assert whole == pytest.approx(group["wall"].samples[run] * 1000)
         assert 0 < group["accounted"].samples[run] <= 100
+
+
+def test_the_codebook_decoders_parts_are_its_time(quick: Document) -> None:
+    group = quick.group("speech")
+    for run in range(2):
+        parts = {n: f.samples[run] for n, f in group.items() if n.startswith("stage/decoder.")}
+        assert {n.rpartition(".")[2] for n in parts} == {
+            "projection",
+            "attention",
+            "feed_forward",
+            "heads",
+            "sampling",
+        }
+        assert all(v > 0 for v in parts.values()), parts
+        assert sum(parts.values()) <= group["stage/decoder"].samples[run]
+
+
+def test_a_decoder_measures_its_parts_only_when_asked(bundles: Bundles) -> None:
+    with Model(bundles("voice", "q8_0"), threads=1) as model:
+        model.speak("Hi", max_seconds=0.2, seed=1)
+        assert set(speech.parts(model).values()) == {0.0}
+        speech.measure_parts(model)
+        model.speak("Hi", max_seconds=0.2, seed=1)
+        assert all(v > 0 for v in speech.parts(model).values())
+        speech.measure_parts(model)
+        assert set(speech.parts(model).values()) == {0.0}, "measuring begins anew"
 
 
 def test_throughput_is_the_inverse_of_the_real_time_factor(quick: Document) -> None:
@@ -180,7 +207,7 @@ def test_the_engine_goes_on_past_the_models_own_end(bundles: Bundles) -> None:
 # ---- what each stage must do at least ----
 
 
-def test_costs_of_csm_1b(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_costs_of_csm_1b() -> None:
     """The arithmetic, against sums made by hand from the published sizes."""
     from csm_hybrid.model.synthetic import CSM_1B
 
@@ -188,15 +215,24 @@ def test_costs_of_csm_1b(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     decoder = 4 * (1024 * 1024 * 2 + 1024 * 256 * 2 + 3 * 1024 * 8192)
     assert costs.tower_parameters(CSM_1B.backbone) == backbone == 973_078_528
     assert costs.tower_parameters(CSM_1B.decoder) == decoder == 111_149_056
-    codec = costs.codec_cost(CSM_1B.codec)
-    # Transformer 8 × (4 × 512² + 2 × 512 × 2048), the SEANet decoder's convolutions, up-sampling, projections.
-    transformer = 8 * (4 * 512**2 + 2 * 512 * 2048)
-    seanet = 512 * 1024 * 7 + sum(
-        c * c // 2 * 2 * r + 2 * (c // 2) * (c // 4) * 2
-        for c, r in zip((1024, 512, 256, 128), (8, 6, 5, 4), strict=True)
-    )
-    assert codec.weights == pytest.approx(4 * (transformer + seanet), rel=0.02)
-    assert codec.operations > 2 * 2 * transformer
+
+
+def test_costs_of_the_codec(bundles: Bundles) -> None:
+    """A frame's work, against the layers counted one by one."""
+    with Bundle.open(bundles("voice", "q8_0")) as bundle:
+        found, c = costs.codec_cost(bundle), bundle.config.codec
+        held = sum(bundle.codec_tensors()[n].data.nbytes for n in decoder_shapes(c) if "codebook" not in n)
+    assert found.weights == held
+    width, ffn = c.width, c.ffn
+    products = c.resample_stride * c.layers * (4 * width * width + 2 * width * ffn)
+    length, channels = c.resample_stride, c.filters * 2 ** len(c.ratios)
+    products += length * width * channels * c.kernel
+    for ratio in c.ratios:
+        products += length * channels * channels // 2 * 2 * ratio
+        length, channels = length * ratio, channels // 2
+        products += length * c.residual_layers * channels * (channels // c.compress) * (c.residual_kernel + 1)
+    products += length * channels * c.last_kernel
+    assert found.operations == pytest.approx(2 * products, rel=0.03)  # attention and resampling are not counted here
 
 
 def test_costs_follow_the_file(bundles: Bundles) -> None:

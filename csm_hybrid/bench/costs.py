@@ -16,7 +16,7 @@ from ..codec.schema import decoder_shapes
 
 if TYPE_CHECKING:
     from ..model.bundle import Bundle
-    from ..model.config import MimiConfig, TowerConfig
+    from ..model.config import TowerConfig
 
 _KV_BYTES = 2  # of a cached key or value: f16
 _BYTES_OF_FLOAT = 4
@@ -51,13 +51,13 @@ def backbone_cost(bundle: Bundle, position: int) -> Cost:
     return Cost(weights, weights, kept * _KV_BYTES, 2 * (parameters + attention), _arithmetic(bundle))
 
 
-def prompt_cost(bundle: Bundle, positions: int, batch: int) -> Cost:
-    """A prompt of that many positions, the weights read once for every ``batch`` of them."""
+def prompt_cost(bundle: Bundle, positions: int, streams: int, batch: int) -> Cost:
+    """Each stream's prompt of that many positions, the weights read once for every ``batch`` of all of them."""
     tower = bundle.config.backbone
     weights, parameters = _backbone_weights(bundle)
     attention = tower.layers * tower.heads * tower.head_dim * positions  # on average half of them, twice
     operations = 2 * positions * (parameters + attention)
-    return Cost(weights, 0, math.ceil(positions / batch) * weights, operations, _arithmetic(bundle))
+    return Cost(weights, math.ceil(positions * streams / batch) * weights, 0, operations, _arithmetic(bundle))
 
 
 def decoder_cost(bundle: Bundle) -> Cost:
@@ -75,24 +75,24 @@ def decoder_cost(bundle: Bundle) -> Cost:
     return Cost(weights, steps * repeated + heads.data.nbytes, 0, operations, _arithmetic(bundle))
 
 
-def codec_cost(config: MimiConfig) -> Cost:
-    """A frame through the codec's decoder in float32; of the codebooks, one row each."""
+def codec_cost(bundle: Bundle) -> Cost:
+    """A frame through the codec's decoder; of the codebooks, one row each."""
+    config = bundle.config.codec
+    tensors = bundle.codec_tensors()
     steps = config.resample_stride
     weights, operations, length = 0, 0, steps
     for name, shape in decoder_shapes(config).items():
         if name.startswith("rvq.codebook"):
             continue
-        size = math.prod(shape)
-        weights += size * _BYTES_OF_FLOAT
+        weights += tensors[name].data.nbytes
         if len(shape) < 2:
             continue
         if name.startswith(("rvq", "upsample")):
-            operations += 2 * size
-        elif ".up." in name and name.startswith("dec.block"):
-            operations += 2 * size * length  # a transposed convolution: every input meets every weight
-            length *= config.ratios[int(name.split(".")[2])]
+            operations += 2 * math.prod(shape)
         else:
-            operations += 2 * size * length
+            operations += 2 * math.prod(shape) * length
+        if ".up." in name:  # a transposed convolution: every input meets every weight, then there are more
+            length *= config.ratios[int(name.split(".")[2])]
     # The keys and values that the transformer looks back at.
     kept = config.layers * config.kv_heads * config.head_dim * 2 * config.context
     return Cost(weights, weights, kept * _BYTES_OF_FLOAT, operations + 2 * kept * steps, "f32")

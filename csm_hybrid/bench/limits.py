@@ -20,10 +20,10 @@ def limits(
     """
     frames = document.figures["speech/frames"].median / streams
     stages = {
-        "prompt": costs.prompt_cost(bundle, prompt, batch),
+        "prompt": costs.prompt_cost(bundle, prompt, streams, batch),
         "backbone": costs.backbone_cost(bundle, prompt + int(frames) // 2),
         "decoder": costs.decoder_cost(bundle),
-        "codec": costs.codec_cost(bundle.config.codec),
+        "codec": costs.codec_cost(bundle),
     }
     out = {}
     for stage, cost in stages.items():

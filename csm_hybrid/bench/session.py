@@ -58,6 +58,7 @@ def measure(plan: Plan, told: Told) -> Document:
         base = sweeps.Base(plan.path, settings, speaking, plan.path_of)
         speaking = replace(speaking, context=speech.context_of(model, plan.context_frames))
         document.settings = _settings(plan, model, speaking)
+        speech.measure_parts(model)
         _speak(document, model, speaking, plan, told)
         _memory(document, plan.path, before)
         if plan.measure_machine:  # after the memory was read: this takes half a gigabyte
@@ -140,7 +141,7 @@ def _memory(document: Document, path: Path, before: int | None) -> None:
 
 
 def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Plan) -> None:
-    from ..engine import PREFILL_CHUNK
+    from ..engine import PREFILL_ALONE
     from ..model.bundle import Bundle
 
     prompt = model.prompt(speaking.text, speaking.speaker, speaking.context, template=speaking.template)
@@ -151,7 +152,7 @@ def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
             threads=model.threads,
             streams=speaking.streams,
             prompt=len(prompt),
-            batch=PREFILL_CHUNK if speaking.streams > 1 else model.backbone.batch,
+            batch=min(PREFILL_ALONE, model.backbone.batch),
         )
 
 

@@ -58,11 +58,12 @@ def run(model: Model, what: Speaking) -> dict[str, float]:
     """Speaks once; returns the measurements of ``_UNITS`` and the stages' times, ``stage/<name>``.
 
     ``first_audio`` is the time to the first chunk, of the last stream to get one. ``step`` leaves out what
-    comes before the first frame's pass. The stage ``bookkeeping`` is what the engine's steps took beside the
-    others, ``waiting`` what was spent outside its steps; ``accounted`` is the sum of all stages but waiting,
-    in percent of the time that the whole run took by its own clock. All but the prompt are per step.
+    comes before the first frame's pass. The parts of the stage ``decoder`` are ``decoder.<part>``.
+    ``bookkeeping`` is what the engine's steps took beside the other stages, ``waiting`` what was spent outside
+    its steps; ``accounted`` is the sum of all stages but waiting, in percent of the time that the whole run
+    took by its own clock. All but the prompt are per step.
     """
-    before = _copied(model.times)
+    before, parts_before = _copied(model.times), parts(model)
     begin = time.perf_counter()
     streams = [_started(model, what, number) for number in range(what.streams)]
     samples, first = _drained(streams, begin)
@@ -88,8 +89,22 @@ def run(model: Model, what: Speaking) -> dict[str, float]:
         "stage/prompt": stages.pop("prompt") * 1000,
         "stage/waiting": (wall - accounted) / steps * 1000,
     }
+    stages |= {f"decoder.{name}": value - parts_before[name] for name, value in parts(model).items()}
     out |= {f"stage/{name}": value / steps * 1000 for name, value in stages.items()}
     return out
+
+
+def parts(model: Model) -> dict[str, float]:
+    """Seconds spent so far in the codebook decoder's parts; empty for a decoder that does not tell them."""
+    tell = getattr(model.codebook_decoder, "parts", None)
+    return {} if tell is None else dict(tell())
+
+
+def measure_parts(model: Model) -> None:
+    """From now on the codebook decoder measures its parts, if it can: some ten microseconds a frame."""
+    measure = getattr(model.codebook_decoder, "measure", None)
+    if measure is not None:
+        measure(on=True)
 
 
 def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure]:

@@ -236,6 +236,20 @@ void bind_decoder(py::module_ &m) {
            "Teacher-forced logits of codes 1 .. K - 1.\n\n"
            "hidden: (B, input_width) float32; codes: (B, K) int32 in 0 .. V - 1.\n"
            "Returns (B, K - 1, V) float32. Raises ValueError for a code outside.")
+      .def("measure", [](OwnedDecoder &self, bool on) {
+             py::gil_scoped_release release;
+             self.decoder->measure(on);
+           }, py::kw_only(), py::arg("on"), "Measures the parts of decode_frames from now on, anew, or stops.")
+      .def("parts", [](const OwnedDecoder &self) {
+             const DecoderParts parts = self.decoder->parts();
+             py::dict out;
+             out["projection"] = parts.projection;
+             out["attention"] = parts.attention;
+             out["feed_forward"] = parts.feed_forward;
+             out["heads"] = parts.heads;
+             out["sampling"] = parts.sampling;
+             return out;
+           }, "What measure(on=True) found so far: part to seconds.")
       .def_property_readonly(
           "weight_bytes", [](const OwnedDecoder &self) { return self.decoder->weight_bytes(); }, "Bytes of packed weights.");
 }

@@ -36,6 +36,7 @@ int32_t int8(long rounds) {
   int32x4_t sum[kChains];
   for (int32x4_t &s : sum) s = vdupq_n_s32(0);
   for (long r = 0; r < rounds; ++r)
+#pragma GCC unroll 16  // clang would leave the sums in memory
     for (int32x4_t &s : sum) {
       CSM_OPAQUE_NEON(a);
       const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));

@@ -82,7 +82,8 @@ def _failing(name: str) -> Iterator[None]:
     except CsmError:
         raise
     except Exception as error:
-        raise PeerMissing(f"{name} failed: {type(error).__name__}: {error}") from error
+        first = str(error).strip().split("\n")[0]  # some bring a whole backtrace
+        raise PeerMissing(f"{name} failed: {type(error).__name__}: {first}") from error
 
 
 def compare(

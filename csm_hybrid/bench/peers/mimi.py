@@ -98,7 +98,7 @@ def _moshi_model(setting: Setting) -> tuple[Any, Any]:
 
 
 def _made_weights(setting: Setting, stack: ExitStack) -> Path:
-    """moshi's random weights, in a file."""
+    """moshi's random weights, in a file as kyutai publishes them."""
     try:
         _, model = _moshi_model(setting)
     except PeerMissing as error:
@@ -107,9 +107,14 @@ def _made_weights(setting: Setting, stack: ExitStack) -> Path:
         ) from error
     from safetensors.torch import save_file
 
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csm-hybrid-bench-")))
-    save_file({name: t.contiguous() for name, t in model.state_dict().items()}, str(folder / "mimi.safetensors"))
-    return folder / "mimi.safetensors"
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="csm-hybrid-bench-"))) / "mimi.safetensors"
+    save_file({_published(name): t.contiguous() for name, t in model.state_dict().items()}, str(path))
+    return path
+
+
+def _published(name: str) -> str:
+    """A tensor's name in the published checkpoint, which rustymimi reads; moshi renames these as it loads."""
+    return name.replace("in_projs.0.weight", "in_proj_weight").replace("out_projs.0.weight", "out_proj.weight")
 
 
 def _own_streamed(setting: Setting, codebooks: int) -> Callable[[], float]:

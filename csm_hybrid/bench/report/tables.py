@@ -128,7 +128,7 @@ def _stage_names(group: dict[str, Figure]) -> Iterable[tuple[str, str]]:
 def _limits(document: Document) -> Table:
     rows = [
         [
-            stage,
+            "prompt, in a run" if stage == "prompt" else stage,
             f"{limit.bytes / 1e6:.1f} MB",
             f"{limit.operations / 1e9:.2f} Gop",
             limit.bound if limit.bound == "memory" else f"arithmetic ({limit.arithmetic})",
