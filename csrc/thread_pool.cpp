@@ -8,6 +8,9 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -16,6 +19,15 @@ namespace csm {
 namespace {
 
 constexpr int kSpins = 4000;  // about 50 us: longer than the gap between two products, shorter than a frame
+
+// CPUs that this process may use: with a larger team, spinning would only keep the awaited member from its CPU.
+int usable_cpus() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -28,9 +40,11 @@ inline void pause_cpu() {
 }  // namespace
 
 struct ThreadPool::Team {
-  explicit Team(int threads) : size(threads) {}
+  explicit Team(int threads) : size(threads), spins(threads <= usable_cpus() ? kSpins : 0) {}
 
   const int size;
+  const int spins;
+  std::mutex callers;  // one job at a time
   std::vector<std::thread> workers;
   std::mutex mutex;
   std::condition_variable wake;
@@ -44,7 +58,7 @@ struct ThreadPool::Team {
   void work(int member) {
     unsigned seen = 0;
     while (true) {
-      for (int i = 0; i < kSpins && generation.load(std::memory_order_acquire) == seen; ++i) pause_cpu();
+      for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) pause_cpu();
       if (generation.load(std::memory_order_acquire) == seen) {
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
@@ -81,13 +95,14 @@ int ThreadPool::threads() const { return team_->size; }
 
 void ThreadPool::run(const std::function<void(int)> &job) {
   Team &team = *team_;
+  const std::lock_guard<std::mutex> alone(team.callers);
   if (team.size == 1) return job(0);
   team.job = &job;
   team.running.store(team.size - 1, std::memory_order_release);
   team.begin();
   job(0);
   for (int i = 0; team.running.load(std::memory_order_acquire) > 0; ++i) {
-    if (i < kSpins) pause_cpu();
+    if (i < team.spins) pause_cpu();
     else std::this_thread::yield();
   }
 }
@@ -102,7 +117,7 @@ void ThreadPool::barrier() {
     return;
   }
   for (int i = 0; team.phase.load(std::memory_order_acquire) == phase; ++i) {
-    if (i < kSpins) pause_cpu();
+    if (i < team.spins) pause_cpu();
     else std::this_thread::yield();
   }
 }

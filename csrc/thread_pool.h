@@ -17,7 +17,7 @@ class ThreadPool {
   int threads() const;
 
   // Calls job(member) on every member, 0 <= member < threads(), and returns when all are done.
-  // One caller at a time. The job must not throw.
+  // Callers on several threads take turns. The job must not throw, nor call run().
   void run(const std::function<void(int member)> &job);
 
   // Inside a job: waits until every member has come here.
