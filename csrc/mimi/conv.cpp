@@ -132,9 +132,19 @@ size_t Contexts::bytes() const {
   return floats * sizeof(float);
 }
 
-void make_contexts(Contexts &contexts, const std::vector<const Conv *> &convs) {
-  for (const Conv *conv : convs)
-    contexts.kept.emplace_back(static_cast<size_t>(conv->context()) * static_cast<size_t>(conv->in));
+std::vector<size_t> number_contexts(const std::vector<Conv *> &convs) {
+  std::vector<size_t> sizes;
+  for (Conv *conv : convs) {
+    conv->slot = static_cast<int>(sizes.size());
+    sizes.push_back(static_cast<size_t>(conv->context()) * static_cast<size_t>(conv->in));
+  }
+  return sizes;
+}
+
+Contexts make_contexts(const std::vector<size_t> &sizes) {
+  Contexts contexts;
+  for (size_t floats : sizes) contexts.kept.emplace_back(floats);
+  return contexts;
 }
 
 void recall(const Member &member, const Conv &conv, const Signal &in, Contexts *const *streams) {

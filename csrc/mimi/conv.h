@@ -74,7 +74,9 @@ struct Contexts {
 
   size_t bytes() const;
 };
-void make_contexts(Contexts &contexts, const std::vector<const Conv *> &convs);
+// Numbers the convolutions that keep a context, and tells its floats by number.
+std::vector<size_t> number_contexts(const std::vector<Conv *> &convs);
+Contexts make_contexts(const std::vector<size_t> &sizes);
 
 // Brings the context rows of `in` (one Contexts per stream) and takes the last ones back.
 void recall(const Member &member, const Conv &conv, const Signal &in, Contexts *const *streams);

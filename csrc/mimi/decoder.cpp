@@ -55,11 +55,11 @@ void load_upsample(DecoderWeights &w, Tensors &tensors, const Config &config) {
 
 }  // namespace
 
-std::vector<const Conv *> DecoderWeights::convs() const {
-  std::vector<const Conv *> all = {&upsample_conv, &conv_in};
-  for (const DecoderBlock &block : blocks) {
+std::vector<Conv *> DecoderWeights::convs() {
+  std::vector<Conv *> all = {&upsample_conv, &conv_in};
+  for (DecoderBlock &block : blocks) {
     all.push_back(&block.up);
-    for (const Residual &residual : block.residuals) all.push_back(&residual.conv1);
+    for (Residual &residual : block.residuals) all.push_back(&residual.conv1);
   }
   all.push_back(&conv_out);
   return all;
@@ -79,15 +79,14 @@ Decoder::Decoder(const Config &config, Tensors tensors) : config_(config) {
     w.blocks.push_back(load_block(tensors, config, static_cast<int>(i), channels));
   w.conv_out = load_conv(tensors, "dec.conv_out", 1, channels, config.last_kernel, 1, 1, true);
   tensors.check();
-  int slot = 0;
-  for (const Conv *conv : w.convs()) const_cast<Conv *>(conv)->slot = slot++;
+  context_sizes_ = number_contexts(w.convs());
 }
 
 DecoderState Decoder::new_state() const {
   DecoderState state;
   state.owner = this;
   state.transformer = make_state(weights_.transformer);
-  make_contexts(state.contexts, weights_.convs());
+  state.contexts = make_contexts(context_sizes_);
   return state;
 }
 

@@ -7,7 +7,6 @@
 
 #include <memory>
 #include <mutex>
-#include <string>
 #include <vector>
 
 #include "mimi/config.h"
@@ -33,7 +32,7 @@ struct DecoderWeights {
   Conv conv_out;  // filters -> 1
 
   bool depthwise() const { return !upsample.empty(); }
-  std::vector<const Conv *> convs() const;  // those with context, by slot
+  std::vector<Conv *> convs();  // those that keep a context
 };
 
 struct DecoderState {
@@ -93,6 +92,7 @@ class Decoder {
 
   Config config_;
   DecoderWeights weights_;
+  std::vector<size_t> context_sizes_;  // floats, by slot
   std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
   std::unique_ptr<Profile> profile_;

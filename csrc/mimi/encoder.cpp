@@ -34,10 +34,10 @@ Codebook load_codebook(Tensors &tensors, int k, const Config &config) {
 
 }  // namespace
 
-std::vector<const Conv *> EncoderWeights::convs() const {
-  std::vector<const Conv *> all = {&conv_in};
-  for (const EncoderBlock &block : blocks) {
-    for (const Residual &residual : block.residuals) all.push_back(&residual.conv1);
+std::vector<Conv *> EncoderWeights::convs() {
+  std::vector<Conv *> all = {&conv_in};
+  for (EncoderBlock &block : blocks) {
+    for (Residual &residual : block.residuals) all.push_back(&residual.conv1);
     all.push_back(&block.down);
   }
   all.push_back(&conv_out);
@@ -65,15 +65,14 @@ Encoder::Encoder(const Config &config, Tensors tensors) : config_(config) {
   w.in_proj = load_in_proj(tensors, config);
   for (int k = 0; k < config.codebooks; ++k) w.codebooks.push_back(load_codebook(tensors, k, config));
   tensors.check();
-  int slot = 0;
-  for (const Conv *conv : w.convs()) const_cast<Conv *>(conv)->slot = slot++;
+  context_sizes_ = number_contexts(w.convs());
 }
 
 EncoderState Encoder::new_state() const {
   EncoderState state;
   state.owner = this;
   state.transformer = make_state(weights_.transformer);
-  make_contexts(state.contexts, weights_.convs());
+  state.contexts = make_contexts(context_sizes_);
   return state;
 }
 

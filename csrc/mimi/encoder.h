@@ -34,7 +34,7 @@ struct EncoderWeights {
   Matrix in_proj;   // (2 * codebook_dim, width): semantic and acoustic
   std::vector<Codebook> codebooks;
 
-  std::vector<const Conv *> convs() const;  // those with context, by slot
+  std::vector<Conv *> convs();  // those that keep a context
 };
 
 struct EncoderState {
@@ -100,6 +100,7 @@ class Encoder {
 
   Config config_;
   EncoderWeights weights_;
+  std::vector<size_t> context_sizes_;  // floats, by slot
   std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
   std::unique_ptr<Profile> profile_;

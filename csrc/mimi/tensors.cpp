@@ -24,7 +24,8 @@ const void *Tensors::find(const std::string &name, const std::vector<long> &shap
     return nullptr;
   }
   if (found->second.half != half) {
-    problems_.push_back(name + (half ? ": float32, expected float16 as its neighbours" : ": float16, expected float32"));
+    problems_.push_back(
+        name + (half ? ": float32, expected float16 like its neighbours" : ": float16, expected float32"));
     return nullptr;
   }
   return found->second.data;
