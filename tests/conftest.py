@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,11 @@ from quantize.recipe import recipe_named
 from quantize.source import open_checkpoint, with_overrides
 
 TESTS = Path(__file__).parent
+
+# Child processes import what this one does: the installed package, and not the sources in the directory that
+# the tests are started from, which lack the extension module.
+os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @pytest.fixture(scope="session")

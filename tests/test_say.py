@@ -149,8 +149,7 @@ def test_bad_input_is_one_clear_line(args: list[str], code: int, words: str, tmp
     work.mkdir()
     program = "import os, sys; os.chdir(sys.argv.pop()); from csm_hybrid.cli import main; main()"
     command = [sys.executable, "-c", program, *args, str(work)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    result = subprocess.run(command, capture_output=True, timeout=120, env=env)
+    result = subprocess.run(command, capture_output=True, timeout=120)
     lines = [line for line in result.stderr.decode().splitlines() if "embedded voice" not in line]
     assert result.returncode == code, result.stderr.decode()
     assert len(lines) == 1, lines

@@ -157,10 +157,11 @@ ENDLESS = {"speed": 0.25}
 async def test_a_slow_reader_holds_nobody_up_and_grows_no_memory() -> None:
     """One piece is being heard, one is made ahead, and then nothing more until he reads."""
     voice = Voice(slots=1)
-    async with serving(voice) as served:
-        _, whole = await served.speak(LONG * 2, **ENDLESS)
+    text = LONG * 6  # far more sound than the sockets' buffers hold
+    async with serving(voice, max_input_chars=len(text)) as served:
+        _, whole = await served.speak(text, **ENDLESS)
         total, voice.decoder.frames = voice.decoder.frames, 0
-        async with served.client.post(SPEECH, json=body(LONG * 2, **ENDLESS)) as slow:
+        async with served.client.post(SPEECH, json=body(text, **ENDLESS)) as slow:
             slow.connection.transport.pause_reading()  # type: ignore[union-attr]
             for _ in range(3):
                 assert (await asyncio.wait_for(served.speak(TEXT), 5))[0] == 200
