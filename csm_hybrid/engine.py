@@ -4,9 +4,10 @@ The engine holds a fixed number of slots. ``step()`` advances every stream in a 
 pass for all of them, one codebook decode, one codec call. Streams join and leave between steps, in order of
 arrival. It is synchronous and not thread-safe: one thread owns it.
 
-A stream's codes depend on its own prompt, sampler and codec state alone. What company can change is rounding:
-llama.cpp multiplies one row and several rows by different kernels, so the last bits of the backbone's result
-differ, and a draw that lands exactly between two codes may fall to the other side.
+A stream's codes depend on its own prompt, sampler and codec state alone. What company can change is rounding, where
+llama.cpp multiplies one row and several by kernels that add up in another order. With q8_0 weights on x86-64 the
+result is the same bit for bit (tests/test_serve.py); elsewhere its last bits may differ, and then a draw that lands
+just between two codes may fall to the other side.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ PREFILL_ALONE = 256
 class Request:
     """What to speak: the prompt (T, K + 1), how codes are drawn, and at most how many frames.
 
-    The first ``context`` rows of the prompt are context (a voice); the rest is the text to speak.
+    The first ``context`` rows of the prompt are context (a voice); the rest is the text to speak. Where it
+    continues a speech, up to ``history`` positions of what was said before come between the two.
     """
 
     prompt: Frames
@@ -55,6 +57,7 @@ class Request:
     max_frames: int
     seed: int | None = None
     context: int = 0
+    history: int = 0
 
 
 @dataclass
@@ -75,7 +78,8 @@ class Stream:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.seed = secrets.randbits(63) if request.seed is None else request.seed
+        # 53 bits: a JSON reader that takes numbers for doubles keeps them exact.
+        self.seed = secrets.randbits(53) if request.seed is None else request.seed
         self.audio: deque[NDArray[np.float32]] = deque()
         self.codes: list[NDArray[np.int32]] = []
         self.finish_reason: FinishReason | None = None
@@ -159,19 +163,19 @@ class Engine:
         """Streams that wait for a slot."""
         return len(self._waiting)
 
-    def submit(self, request: Request, *, after: Stream | None = None, remember: bool = True) -> Stream:
+    def submit(self, request: Request, *, after: Stream | None = None) -> Stream:
         """Takes a request in; it starts at the next step at which a slot is free.
 
         With ``after``, it goes on from an earlier stream of the same speech. It takes over that one's slot when
         it ends, or, if it has ended, goes ahead of those that have not begun; it ends with the earlier one when
-        that is cancelled or fails. With ``remember``, all that was said before is its context, as far as the
-        positions reach, else the request's own context and the last piece: one voice all the way.
+        that is cancelled or fails. All that was said before is its context, as far as ``request.history``
+        reaches, else the last piece alone, else nothing.
         """
         stream = Stream(request)
         if after is None:
             self._waiting.append(stream)
             return stream
-        stream._previous = after if remember else None
+        stream._previous = after if request.history else None
         if after.finished:
             self._waiting.appendleft(stream)
         else:
@@ -230,6 +234,7 @@ class Engine:
         if previous is not None and previous.frames:
             text = request.prompt[request.context :]
             room = self.config.backbone.positions - request.max_frames - len(text)
+            room = min(room, request.context + request.history)
             told = previous.told(self.config.end_code)
             last_piece = np.concatenate([history, told[previous._text_start :]])
             reuse = previous is held and len(told) <= room

@@ -94,11 +94,11 @@ def engine(parts: tuple[Backbone, Decoder], slots: int = 1) -> Engine:
     return Engine(Config(), backbone, Embedder(), decoder, Codec(), slots=slots)  # type: ignore[arg-type]
 
 
-def request(last: int, length: int = 2, max_frames: int = 100) -> Request:
+def request(last: int, length: int = 2, max_frames: int = 100, history: int = 1000) -> Request:
     prompt = np.full((length, K + 1), -1, dtype=np.int32)
     prompt[:, -1] = 99
     prompt[-1, -1] = last
-    return Request(prompt, GREEDY, max_frames, seed=1)
+    return Request(prompt, GREEDY, max_frames, seed=1, history=history)
 
 
 def run(machine: Engine, limit: int = 1000) -> int:
@@ -335,7 +335,7 @@ def test_a_continuation_without_room_keeps_the_context_and_the_last_piece(parts:
     def piece(last: int) -> Request:
         whole = request(last, length=4)
         whole.prompt[0, -1] = 50  # a voice's context
-        return Request(whole.prompt, GREEDY, max_frames=5, seed=1, context=1)
+        return Request(whole.prompt, GREEDY, max_frames=5, seed=1, context=1, history=1000)
 
     first = machine.submit(piece(3))
     second = machine.submit(piece(4), after=first)
@@ -344,6 +344,27 @@ def test_a_continuation_without_room_keeps_the_context_and_the_last_piece(parts:
     assert fed_rows(second) == [50, 99, 99, 3, 2, 1, 0, 99, 99, 4]
     assert fed_rows(third) == [50, 99, 99, 4, 3, 2, 1, 0, 99, 99, 2]
     assert [heard(s) for s in (second, third)] == [[3, 2, 1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("history", "wanted"),
+    [
+        (0, [99, 2]),
+        (5, [99, 2]),
+        (6, [99, 4, 3, 2, 1, 0, 99, 2]),
+        (11, [99, 4, 3, 2, 1, 0, 99, 2]),
+        (12, [99, 4, 3, 2, 1, 0, 99, 4, 3, 2, 1, 0, 99, 2]),
+    ],
+)
+def test_history_is_bounded_by_the_request(parts: Any, history: int, wanted: list[int]) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(4))
+    second = machine.submit(request(4), after=first)
+    run(machine)
+    third = machine.submit(request(2, history=history), after=second)
+    run(machine)
+    assert fed_rows(third) == wanted
+    assert heard(third) == [1]
 
 
 def test_a_continuation_ends_with_what_it_continues(parts: Any) -> None:

@@ -12,6 +12,17 @@ from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings
 
 ENVIRONMENT_PREFIX = "CSM_HYBRID"
 
+
+class _Command(click.Command):
+    """Says in --help which variable of the environment sets each option."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        for param in self.params:
+            if isinstance(param, click.Option):
+                param.show_envvar = True
+        return super().get_params(ctx)
+
+
 _SERVER_OPTIONS = [
     click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for all."),
     click.option("--port", type=click.IntRange(0, 65535), default=8080, help="The port; 0 takes a free one."),
@@ -19,8 +30,8 @@ _SERVER_OPTIONS = [
         "--api-key",
         "api_keys",
         multiple=True,
-        help="A key that requests must bring; give several times for several keys (in the environment: separated"
-        " by spaces).  [default: none is asked for]",
+        help="A key that requests must bring; give several times for several keys, in the environment separated by"
+        " spaces. Without one, none is asked for.",
     ),
     click.option("--slots", type=click.IntRange(1, 256), default=8, help="Speeches made at once."),
     click.option("--queue", type=click.IntRange(0), default=32, help="Requests that may wait for a slot."),
@@ -53,6 +64,12 @@ _SERVER_OPTIONS = [
         help="Seconds after which a client that takes no audio is dropped.",
     ),
     click.option(
+        "--history",
+        type=click.FloatRange(0),
+        default=15.0,
+        help="Seconds of what a long speech has said that are context for what follows; keeps the voice steady.",
+    ),
+    click.option(
         "--shutdown-timeout",
         type=click.FloatRange(0),
         default=30.0,
@@ -65,15 +82,13 @@ _SERVER_OPTIONS = [
 @click.command(
     short_help="Serve speech over HTTP, as OpenAI's API.",
     context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX, "show_default": True},
+    cls=_Command,
 )
 @add_options(_SERVER_OPTIONS)
 @add_options(MODEL_OPTIONS)
 @add_options(ENGINE_OPTIONS)
 def serve(**values: Any) -> None:
     """Serve speech over HTTP, with OpenAI's API: POST /v1/audio/speech and what belongs to it.
-
-    Every option can also be set in the environment: --queue-timeout by CSM_HYBRID_QUEUE_TIMEOUT, and so on
-    (--api-key by CSM_HYBRID_API_KEYS, --cors-origin by CSM_HYBRID_CORS_ORIGINS).
 
     \b
     csm-hybrid serve --weights-path csm-1b-q8_0.gguf
@@ -94,5 +109,5 @@ def serve(**values: Any) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     settings = Settings(**values)
-    model = Model(find_model(flags), slots=slots, **engine)
+    model = Model(find_model(flags, quiet=log_format == "json"), slots=slots, **engine)
     asyncio.run(run(model, settings))

@@ -72,7 +72,7 @@ async def _body(request: web.Request, server: Server) -> bytes:
 
 
 async def _speak(server: Server, text: str, how: Manner, record: Record, reply: _Reply) -> None:
-    speech = Speech(server.voice, server.worker, how)
+    speech = Speech(server.voice, server.worker, how, server.settings.history)
     samples = speech.samples(_pieces(text))
     async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
         # Whatever goes wrong before the first sound is answered with a status.

@@ -1,9 +1,9 @@
 """One speech, from text to samples: pieces of text, one utterance each, in one unbroken sound.
 
 Text longer than an utterance should be is spoken in pieces (csm_hybrid.sentences). Each piece continues the one
-before, with all that was said as its context, so that voice and melody go on. One piece is made ahead while its
-predecessor is being heard; a slow listener thus never holds a slot idle, and what is buffered for him stays below
-two utterances.
+before, with the last seconds that were said as its context, so that voice and melody go on. One piece is made ahead
+while its predecessor is being heard; a slow listener thus never holds a slot idle, and what is buffered for him stays
+below two utterances.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Account:
 class Speech:
     """Speaks pieces of text one after the other, in one manner. Close it to stop."""
 
-    def __init__(self, voice: Voice, worker: Worker, manner: Manner) -> None:
+    def __init__(self, voice: Voice, worker: Worker, manner: Manner, history_seconds: float) -> None:
         self._voice = voice
         self._worker = worker
         self._manner = manner
@@ -94,6 +94,7 @@ class Speech:
             self._builder = voice.builder(manner.template)
         except InputError as error:
             raise invalid(str(error), "tokenizer_template") from error
+        self._history = round(history_seconds * voice.config.frame_rate)
         self._spoken = 0  # utterances submitted
         self._live: list[Utterance] = []
         self.account = Account()
@@ -148,7 +149,7 @@ class Speech:
         room = max(1, self._voice.config.backbone.positions - len(prompt))
         seed = self._manner.seed
         seed = None if seed is None else (seed + self._spoken) % 2**63
-        request = Request(prompt, self._sampling, min(limit, room), seed)
+        request = Request(prompt, self._sampling, min(limit, room), seed, history=self._history)
         utterance = self._worker.submit(request, after=after)
         self._spoken += 1
         self._live.append(utterance)

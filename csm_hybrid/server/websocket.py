@@ -202,7 +202,7 @@ class _Session:
 
     async def _deliver(self, turn: _Turn) -> None:
         server, how, record = self._server, turn.how, turn.record
-        speech = Speech(server.voice, server.worker, how)
+        speech = Speech(server.voice, server.worker, how, server.settings.history)
         samples = speech.samples(turn.pieces())
         rate = server.voice.sample_rate
         async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:

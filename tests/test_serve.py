@@ -1,0 +1,173 @@
+"""``csm-hybrid serve`` as a process of its own: options, environment, start, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import csm_hybrid
+from csm_hybrid.cli import main
+from csm_hybrid.cli.serve import serve
+from csm_hybrid.engine import Request
+
+ROOT = Path(__file__).parent.parent
+TEXT = "The sun was shining when we left the house."
+START_SECONDS = 60.0
+
+
+@contextmanager
+def running(*args: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from csm_hybrid.cli import main; main()", "serve", "--port", "0", *args],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
+    guard = threading.Timer(START_SECONDS, process.kill)
+    guard.start()
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                yield process, found.group()
+                break
+        else:
+            pytest.fail("the server did not start")
+    finally:
+        guard.cancel()
+        process.kill()
+        process.communicate()
+
+
+def post(base: str, key: str = "", **more: Any) -> bytes:
+    body = {"model": "csm", "input": TEXT, "voice": "alloy", "response_format": "pcm", "seed": 3, **more}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    request = urllib.request.Request(base + "/v1/audio/speech", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+def test_the_server_says_what_the_library_says_and_finishes_before_it_ends() -> None:
+    with csm_hybrid.load() as model:
+        samples = model.speak(TEXT, seed=3).samples
+    wanted = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+    with running("--slots", "2") as (process, base):
+        heard: list[bytes] = []
+        client = threading.Thread(target=lambda: heard.append(post(base)))
+        client.start()
+        deadline = time.monotonic() + 10
+        while b"csm_running 1.0" not in urllib.request.urlopen(base + "/metrics").read():
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGTERM)
+        client.join(30)
+        assert heard == [wanted], "what runs is finished"
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "outcome=ok" in log
+        assert "Traceback" not in log
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with running() as (process, base):
+        client = threading.Thread(target=_ignore, args=(base,), daemon=True)
+        client.start()
+        while b"csm_running 1.0" not in urllib.request.urlopen(base + "/metrics").read():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=15)
+        assert process.returncode == 0
+
+
+def _ignore(base: str) -> None:
+    with suppress(OSError, HTTPException):
+        post(base, input=f"{TEXT} " * 40)
+
+
+def test_options_come_from_the_environment_and_the_log_can_be_json() -> None:
+    keys = "one two"
+    with running(CSM_HYBRID_API_KEYS=keys, CSM_HYBRID_LOG_FORMAT="json", CSM_HYBRID_MAX_INPUT_CHARS="50") as (
+        process,
+        base,
+    ):
+        assert post(base, "two")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            post(base, "three")
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            post(base, "one", input="x" * 51)
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+        lines = [json.loads(line) for line in log.splitlines()]
+        speech = next(line for line in lines if line.get("outcome") == "ok")
+        assert (speech["voice"], speech["format"], speech["characters"]) == ("alloy", "pcm", len(TEXT))
+        assert speech["audio_s"] > 0
+        assert speech["first_audio_s"] > 0
+        assert "one" not in log.replace("None", "")
+
+
+def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    with running() as (_, base):
+        port = base.rsplit(":", 1)[1]
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        result = subprocess.run(
+            [sys.executable, "-c", "from csm_hybrid.cli import main; main()", "serve", "--port", port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert result.returncode == 4
+        assert f"cannot listen on 127.0.0.1 port {port}" in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+
+
+def test_every_option_says_how_the_environment_sets_it() -> None:
+    result = CliRunner().invoke(main, ["serve", "--help"])
+    assert result.exit_code == 0
+    for option in serve.params:
+        assert option.name in ("help", *(p.name for p in serve.params))
+        assert f"CSM_HYBRID_{str(option.name).upper()}" in re.sub(r"\s+", "", result.output), option.name
+
+
+@pytest.mark.parametrize(
+    "args", [["--port", "70000"], ["--slots", "0"], ["--log-format", "xml"], ["--queue", "-1"], ["surplus"]]
+)
+def test_wrong_usage(args: list[str]) -> None:
+    assert CliRunner().invoke(main, ["serve", *args]).exit_code == 2
+
+
+def test_a_voice_sounds_the_same_alone_and_in_company() -> None:
+    """Bit for bit with the embedded voice: its weights are multiplied alike for one row and for several."""
+    texts = [TEXT, "Please put the keys on the table.", "I have never seen such a beautiful place."]
+    alone, together = [], []
+    for slots, heard in ((1, alone), (3, together)):
+        with csm_hybrid.load(slots=slots) as model:
+            streams = [
+                model.engine.submit(Request(model.prompt(text), model.sampling(), 100, seed=i))
+                for i, text in enumerate(texts)
+            ]
+            while model.engine.step():
+                pass
+            heard += [np.concatenate(list(s.audio)) for s in streams]
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
