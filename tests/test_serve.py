@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from csm_hybrid.cli import main
 from csm_hybrid.cli.serve import serve
 from csm_hybrid.engine import Request
 
-ROOT = Path(__file__).parent.parent
 TEXT = "The sun was shining when we left the house."
 START_SECONDS = 60.0
 
@@ -35,12 +33,11 @@ START_SECONDS = 60.0
 @contextmanager
 def running(*args: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server process and its address."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-c", "from csm_hybrid.cli import main; main()", "serve", "--port", "0", *args],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, **environment},
     )
     guard = threading.Timer(START_SECONDS, process.kill)
     guard.start()
@@ -129,13 +126,11 @@ def test_options_come_from_the_environment_and_the_log_can_be_json() -> None:
 def test_a_port_that_is_taken_is_one_clear_line() -> None:
     with running() as (_, base):
         port = base.rsplit(":", 1)[1]
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         result = subprocess.run(
             [sys.executable, "-c", "from csm_hybrid.cli import main; main()", "serve", "--port", port],
             capture_output=True,
             text=True,
             timeout=60,
-            env={**os.environ, "PYTHONPATH": path},
         )
         assert result.returncode == 4
         assert f"cannot listen on 127.0.0.1 port {port}" in result.stderr.splitlines()[-1]

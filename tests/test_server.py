@@ -149,10 +149,19 @@ async def test_a_speech_without_sound_is_a_frame_of_silence() -> None:
         assert served.metric('csm_requests_total{outcome="empty"}') == len(FORMATS)
 
 
+@asynchronous
+async def test_text_without_a_word_is_silence() -> None:
+    async with serving() as served:
+        for text in ("...", "?!" * 400):
+            status, data = await served.speak(text)
+            assert (status, len(samples(data))) == (200, FRAME)
+            assert not samples(data).any()
+        assert served.voice.decoder.frames == 0
+
+
 BAD = [
     ({"input": ""}, "input", "string_below_min_length"),
     ({"input": "   \n "}, "input", "invalid_value"),
-    ({"input": "..."}, "input", "invalid_value"),
     ({"input": "x" * (MAX_INPUT_CHARS + 1)}, "input", "string_above_max_length"),
     ({"input": 5}, "input", "invalid_type"),
     ({"input": None}, "input", "missing_required_parameter"),
@@ -182,6 +191,8 @@ BAD = [
     ({"buffer_size": 0}, "buffer_size", "integer_below_min_value"),
     ({"speaker_id": -1}, "speaker_id", "integer_below_min_value"),
     ({"tokenizer_template": "no text"}, "tokenizer_template", "invalid_value"),
+    ({"tokenizer_template": "{text}{text}"}, "tokenizer_template", "invalid_value"),
+    ({"tokenizer_template": "{name}{text}"}, "tokenizer_template", "invalid_value"),
     ({"stream": True}, "stream", "unknown_parameter"),
 ]
 

@@ -18,7 +18,7 @@ from csm_hybrid.server.openapi import document
 from csm_hybrid.server.schema import fields, manner, parse
 
 TABLE = fields()
-DOCUMENT = document(TABLE)
+DOCUMENT = document(TABLE, keys=False)
 REQUEST = {"$ref": "#/components/schemas/SpeechRequest", "components": DOCUMENT["components"]}
 VALIDATOR = jsonschema.Draft202012Validator(REQUEST)
 
@@ -45,7 +45,7 @@ VALUES = st.one_of(
 def test_the_schema_and_the_checks_agree(changes: dict[str, Any]) -> None:
     request = {"model": "csm", "input": "Hello.", "voice": "alloy", **changes}
     try:
-        parse(json.dumps(request).encode(), TABLE)
+        manner(parse(json.dumps(request).encode(), TABLE))
         taken = True
     except ApiError:
         taken = False
@@ -53,10 +53,8 @@ def test_the_schema_and_the_checks_agree(changes: dict[str, Any]) -> None:
 
 
 def test_what_the_tests_call_mistakes_is_one_in_the_document_too() -> None:
-    # These break rules that a schema cannot say: words to speak, a voice's name, a place for the text.
-    beyond = {"invalid_value", "voice_not_found", "missing_required_parameter"}
-    for change, _, code in BAD:
-        if code not in beyond:
+    for change, *_ in BAD:
+        if change != {"input": "\ud800"}:  # half a character: JSON can write it, no schema can speak of it
             assert not VALIDATOR.is_valid(body(**change)), change  # type: ignore[arg-type]
 
 

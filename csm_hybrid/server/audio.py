@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..sentences import split
+from ..sentences import speakable, split
 from .delivery import encoded
 from .encode import FORMATS
 from .errors import ApiError, invalid, translate
@@ -88,7 +88,8 @@ async def _speak(server: Server, text: str, how: Manner, record: Record, reply: 
 
 async def _pieces(text: str) -> AsyncIterator[str]:
     for piece in split(text):
-        yield piece
+        if speakable(piece):
+            yield piece
 
 
 class Stalled(Exception):

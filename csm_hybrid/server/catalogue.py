@@ -76,4 +76,5 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json."""
-    return web.json_response(document(request.app[SERVER].fields))
+    server = request.app[SERVER]
+    return web.json_response(document(server.fields, keys=bool(server.settings.api_keys)))

@@ -109,8 +109,8 @@ def _get(operation: str, summary: str, answer: dict[str, Any], *errors: int, **m
     return {"get": {"operationId": operation, "summary": summary, "responses": responses, **more}}
 
 
-def document(fields: tuple[Field, ...]) -> dict[str, Any]:
-    """The document for a server whose speech requests have these fields."""
+def document(fields: tuple[Field, ...], *, keys: bool) -> dict[str, Any]:
+    """The document for a server whose speech requests have these fields, and which asks for ``keys`` or does not."""
     models = _object(object={"const": "list"}, data={"type": "array", "items": _ref("Model")})
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     alive = _object(status={"enum": ["ok", "failed"]}, version={"type": "string"})
@@ -139,7 +139,7 @@ def document(fields: tuple[Field, ...]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "csm-hybrid", "version": __version__},
         "paths": paths,
-        "security": [{"key": []}],
+        "security": [{"key": []}] if keys else [],
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "schemas": {"Error": _ERROR, "Model": _MODEL, "SpeechRequest": json_schema(fields)},

@@ -7,16 +7,22 @@ then ``seed``.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from .encode import FORMATS
 from .errors import ApiError, invalid
-from .voices import HIGHEST_SPEAKER, speaker_of
+from .voices import HIGHEST_SPEAKER, OPENAI_VOICES, speaker_of
 
 MAX_INPUT_CHARS = 4096
 MAX_INSTRUCTIONS_CHARS = 4096
 LONGEST_MS = 3_600_000
+
+_VOICE_NAME = {"type": "string", "pattern": f"^({'|'.join(OPENAI_VOICES)}|[0-9]{{1,4}})$"}
+# {text} once, and no other braces than those of the speaker.
+_AROUND = r"([^{}]|\{speaker\}|\{speaker_id\})*"
+_TEMPLATE = rf"^{_AROUND}\{{text\}}{_AROUND}$"
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,12 @@ def fields(max_input_chars: int = MAX_INPUT_CHARS) -> tuple[Field, ...]:
     """The fields of a speech request."""
     return (
         Field("model", _text("Any name is accepted: the server has one model.", 1, 256), required=True),
-        Field("input", _text("The text to speak.", 1, max_input_chars), required=True),
+        Field(
+            "input",
+            _text("The text to speak; without a word in it, the answer is silence.", 1, max_input_chars)
+            | {"pattern": r"\S"},
+            required=True,
+        ),
         *voice_fields(),
     )
 
@@ -46,10 +57,10 @@ def voice_fields() -> tuple[Field, ...]:
                 "description": "A voice's name, a speaker's number, or an object with its id. "
                 "May be left out when speaker_id is given.",
                 "anyOf": [
-                    {"type": "string", "minLength": 1, "maxLength": 256},
+                    _VOICE_NAME,
                     {
                         "type": "object",
-                        "properties": {"id": {"type": "string", "minLength": 1, "maxLength": 256}},
+                        "properties": {"id": _VOICE_NAME},
                         "required": ["id"],
                         "additionalProperties": False,
                     },
@@ -66,21 +77,26 @@ def voice_fields() -> tuple[Field, ...]:
         Field("seed", _integer("Repeats a speech. Default: random.", 0, 2**63 - 1)),
         Field("max_audio_len_ms", _number("The longest audio, in milliseconds.", 1, LONGEST_MS)),
         Field("buffer_size", _integer("Frames (80 ms) to collect before the first bytes are sent.", 1, 1000, 1)),
-        Field("tokenizer_template", _text("How speaker and text are put together: [{speaker}]{text}.", 1, 1024)),
+        Field(
+            "tokenizer_template",
+            _text("How speaker and text are put together: [{speaker}]{text}.", 6, 1024) | {"pattern": _TEMPLATE},
+        ),
     )
 
 
 def json_schema(table: tuple[Field, ...]) -> dict[str, Any]:
     """The table as a JSON schema of an object; null stands for an optional field left out."""
-    schema: dict[str, Any] = {
+    return {
         "type": "object",
         "properties": {f.name: f.schema if f.required else _or_null(f.schema) for f in table},
         "required": [f.name for f in table if f.required],
         "additionalProperties": False,
+        # One of them says who speaks.
+        "anyOf": [
+            {"required": ["voice"], "properties": {"voice": {"not": {"type": "null"}}}},
+            {"required": ["speaker_id"], "properties": {"speaker_id": {"not": {"type": "null"}}}},
+        ],
     }
-    if not schema["required"]:
-        del schema["required"]
-    return schema
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +178,7 @@ def manner(values: dict[str, Any]) -> Manner:
 def _checked(name: str, value: Any, schema: dict[str, Any]) -> Any:
     """The value, which must fit its schema."""
     if "anyOf" in schema:
-        _check_voice(name, value, schema)
+        _check_voice(name, value)
     elif schema["type"] == "string":
         _check_text(name, value, schema)
     elif schema["type"] == "integer":
@@ -199,22 +215,23 @@ def _check_text(name: str, value: Any, schema: dict[str, Any]) -> None:
             name,
             "string_above_max_length",
         )
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        raise invalid(f"{name} is not valid: {schema['description']}", name)
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise invalid(f"{name} is not valid Unicode: {error.reason}", name) from error
 
 
-def _check_voice(name: str, value: Any, schema: dict[str, Any]) -> None:
-    text, thing = schema["anyOf"]
+def _check_voice(name: str, value: Any) -> None:
     if isinstance(value, dict):
         if set(value) != {"id"}:
             raise invalid(f"{name} must be a string or an object with the one key 'id'", name)
-        _check_text(f"{name}.id", value["id"], thing["properties"]["id"])
-    elif isinstance(value, str):
-        _check_text(name, value, text)
-    else:
+        if not isinstance(value["id"], str):
+            raise _wrong_type(f"{name}.id", "a string", value["id"])
+    elif not isinstance(value, str):
         raise _wrong_type(name, "a string or an object with an id", value)
+    speaker_of(value["id"] if isinstance(value, dict) else value)
 
 
 def _wrong_type(name: str, wanted: str, value: Any) -> ApiError:

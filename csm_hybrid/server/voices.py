@@ -29,11 +29,10 @@ HIGHEST_SPEAKER = 9999
 
 def speaker_of(voice: str) -> int:
     """The speaker's number for a voice name. Raises ApiError for a name that is not known."""
-    name = voice.strip().lower()
-    if name in _SPEAKERS:
-        return _SPEAKERS[name]
-    if name.isascii() and name.isdigit() and int(name[:9]) <= HIGHEST_SPEAKER:
-        return int(name)
+    if voice in _SPEAKERS:
+        return _SPEAKERS[voice]
+    if voice.isascii() and voice.isdigit() and len(voice) <= len(str(HIGHEST_SPEAKER)):
+        return int(voice)
     raise _unknown(voice)
 
 
