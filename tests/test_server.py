@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import wave
 from io import BytesIO
@@ -283,6 +284,17 @@ async def test_an_engine_failure_in_mid_speech_breaks_the_answer_off() -> None:
         assert served.metric('csm_aborted_total{reason="engine_error"}') == 2
         voice.decoder.fail_on.clear()
         assert (await served.speak())[0] == 200
+
+
+@asynchronous
+async def test_a_failure_in_a_speech_with_a_longest_length_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    voice = Voice()
+    voice.decoder.fail_on = {1}
+    async with serving(voice) as served:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await served.speak(LONG, max_audio_len_ms=60_000)
+        gc.collect()
+        assert not [r for r in caplog.records if r.levelname == "ERROR"]
 
 
 async def _read_all(served: Any, request: dict[str, Any]) -> tuple[bytes, list[dict[str, Any]]]:

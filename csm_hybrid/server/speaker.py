@@ -9,7 +9,6 @@ below two utterances.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -113,10 +112,10 @@ class Speech:
                         yield chunk
                     current = await following
                 finally:
-                    if not following.done():
-                        following.cancel()
-                        with contextlib.suppress(asyncio.CancelledError, Exception):
-                            await following
+                    # Where it is not needed any more, its failure does not matter either.
+                    following.cancel()
+                    await asyncio.wait({following})
+                    _ = following.cancelled() or following.exception()
         finally:
             self.close()
 
@@ -163,6 +162,8 @@ class Speech:
         total = self._voice.max_frames(seconds)
         if after is not None:
             await after.wait()
+            if after.failed:
+                return 0
             total -= self.account.frames + (after.outcome.frames if after in self._live else 0)
         return max(0, total)
 

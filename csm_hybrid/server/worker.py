@@ -89,6 +89,11 @@ class Utterance:
         """Whether all of its samples have arrived."""
         return self._result is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error."""
+        return isinstance(self._result, Exception)
+
     async def take(self, most: int) -> NDArray[np.int16] | None:
         """The next samples, at most about ``most`` of them, or None at the end.
 
