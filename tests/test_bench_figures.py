@@ -87,6 +87,7 @@ def test_numbers_are_short_without_exponents(value: float, text: str) -> None:
 def test_figures_show_their_range() -> None:
     assert shown(figure([37, 36.5, 38], "ms")) == "37.0 ms (36.5–38.0)"
     assert shown(figure([2], "×")) == "2.00×"
+    assert shown(figure([16], "")) == "16"
 
 
 @pytest.mark.parametrize(

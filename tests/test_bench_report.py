@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from csm_hybrid.bench import machine
-from csm_hybrid.bench.compare import changes, differences
+from csm_hybrid.bench.compare import changes, differences, drift
 from csm_hybrid.bench.document import Document, Limit, read
 from csm_hybrid.bench.figures import figure
 from csm_hybrid.bench.report import html, svg, text
@@ -93,6 +93,20 @@ def test_a_slower_run_is_told_with_what_differed() -> None:
     rendered = text.render(new, old)
     assert "+20.0%" in rendered
     assert "setting threads: 2 then, 1 now" in rendered
+
+
+def test_a_machine_that_has_changed_itself_is_not_blamed_on_the_program() -> None:
+    """Guards a shared machine: a neighbour that takes a fifth of the bandwidth slows every stage."""
+    old, new = document(), document(step=115.0)
+    for name in list(new.figures):
+        if name.startswith("machine/read/"):
+            new.figures[name] = new.figures[name].scaled(0.8, "GB/s")
+    assert drift(old, new) == pytest.approx(0.2)
+    verdicts = {c.name: c.verdict for c in changes(old, new)}
+    assert verdicts["speech/step"] == "same"
+    assert verdicts["machine/read/2/65536"] == "worse"
+    assert "differs by up to 20%" in text.render(new, old)
+    assert {c.name: c.verdict for c in changes(old, document(step=130.0))}["speech/step"] == "worse"
 
 
 def test_the_table_says_what_was_measured() -> None:

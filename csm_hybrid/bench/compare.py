@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .document import Document
-from .figures import Change
+from .figures import SMALLEST_CHANGE, Change
 
 # Facts without which two benchmarks are not of the same thing.
 _SETTINGS = ("model", "threads", "streams", "frames", "decoder", "codec", "codebooks", "text", "context_frames")
@@ -11,8 +11,33 @@ _MACHINE = ("cpu", "isa", "cpus_usable")
 
 
 def changes(old: Document, new: Document) -> list[Change]:
-    """Every figure that both hold, in the order of the new one."""
-    return [Change(name, old.figures[name], f) for name, f in new.figures.items() if name in old.figures]
+    """Every figure that both hold, in the order of the new one.
+
+    A machine that has itself become faster or slower (its neighbours' doing, or its clock's) moves everything
+    that runs on it: a change smaller than the machine's own is not told.
+    """
+    own = drift(old, new)
+    return [
+        Change(name, old.figures[name], f, SMALLEST_CHANGE if name.startswith("machine/") else own)
+        for name, f in new.figures.items()
+        if name in old.figures
+    ]
+
+
+def drift(old: Document, new: Document) -> float:
+    """By what share the machine's bandwidth (of sets that no cache holds) or its peaks have changed, at most.
+
+    At least ``SMALLEST_CHANGE``, also where the machine was not measured.
+    """
+    sizes = {int(name.split("/")[-1]) for name in new.figures if name.startswith("machine/read/")}
+    far = {str(size) for size in sizes if size >= max(sizes) // 4}
+    found = [SMALLEST_CHANGE]
+    for name, after in new.figures.items():
+        before = old.figures.get(name)
+        wanted = name.startswith("machine/peak/") or (name.startswith("machine/read/") and name.split("/")[-1] in far)
+        if wanted and before is not None:
+            found.append(abs(after.median / before.median - 1))
+    return max(found)
 
 
 def differences(old: Document, new: Document) -> list[str]:

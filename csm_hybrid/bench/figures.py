@@ -80,11 +80,12 @@ def ratio(of: Figure, to: Figure, better: Better = "lower") -> Figure:
 
 @dataclass(frozen=True)
 class Change:
-    """How a figure differs from an older one; ``factor`` is new ÷ old."""
+    """How a figure differs from an older one; one by less than the share ``smallest`` is no change."""
 
     name: str
     old: Figure
     new: Figure
+    smallest: float = SMALLEST_CHANGE
 
     @property
     def factor(self) -> float:
@@ -93,9 +94,9 @@ class Change:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the two ranges lie apart and the medians differ by more than ``SMALLEST_CHANGE``."""
+        """Whether the two ranges lie apart and the medians differ by more than ``smallest``."""
         apart = self.new.low > self.old.high or self.new.high < self.old.low
-        return apart and abs(self.factor - 1) > SMALLEST_CHANGE
+        return apart and abs(self.factor - 1) > self.smallest
 
     @property
     def verdict(self) -> Literal["better", "worse", "changed", "same"]:
@@ -150,6 +151,8 @@ def _places(value: float) -> int:
 
 def shown(value: Figure, *, unit: bool = True) -> str:
     """``37.1 ms (36.5–38.0)``; the range is left out where there is one sample."""
+    if not value.unit and all(s == int(s) for s in value.samples):  # a count
+        return f"{value.median:g}"
     text = short(value.median)
     if unit and value.unit:
         text += value.unit if value.unit in {"×", "%"} else f" {value.unit}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..compare import changes, differences
+from ..compare import changes, differences, drift
 from ..document import Document
-from ..figures import Figure, short, shown, sized
+from ..figures import SMALLEST_CHANGE, Figure, short, shown, sized
 from ..speech import STAGES
 
 DECODER_PARTS = "decoder."  # the names of the codebook decoder's own parts begin with it
@@ -207,5 +207,8 @@ def _changes(old: Document, new: Document) -> Table:
     same = f"{len(every) - len(changed)} of {len(every)} figures are the same within noise"
     if not rows:
         rows = [["nothing beyond noise", "", "", "", ""]]
+    moved = drift(old, new)
+    if moved > SMALLEST_CHANGE:
+        same += f"; the machine's own speed differs by up to {moved:.0%}: smaller changes are not told"
     note = "; ".join([same, *differences(old, new)])
     return Table(f"Since {old.created}", ["figure", "then", "now", "change", ""], rows, note)
