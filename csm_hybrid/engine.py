@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["eos", "length", "cancelled", "error"]
 
-# Prompt positions that one step takes in while other streams are speaking: few enough that the step stays
-# near its usual length, many enough that weights read once serve a good number of positions.
+# Prompt positions of one stream that a step takes in, and of all streams together while others are speaking: few
+# enough that the step stays near its usual length, many enough that weights read once serve a good number of
+# positions (on a CPU, more gain nothing). It also stays below the 64 rows from which on llama.cpp's flash attention
+# adds up in another order, so that a prompt gives the same bits however company cuts it.
 PREFILL_CHUNK = 32
 
-# Prompt positions of one step while nobody is speaking: bounds how long a step takes, and with it how soon
-# a new request or a cancellation is seen.
+# Prompt positions of one step, of all streams together, while nobody is speaking: bounds how long a step takes,
+# and with it how soon a new request or a cancellation is seen.
 PREFILL_ALONE = 256
 
 
@@ -256,7 +258,7 @@ class Engine:
             if stream._next is not None or budget == 0:
                 continue
             prompt = stream.prompt
-            end = min(len(prompt), stream._position + budget)
+            end = min(len(prompt), stream._position + min(budget, PREFILL_CHUNK))
             budget -= end - stream._position
             begin = time.perf_counter()
             try:

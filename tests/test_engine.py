@@ -161,11 +161,22 @@ def test_a_long_prompt_does_not_stall_a_running_stream(parts: Any) -> None:
     assert heard(late) == [2, 1]
 
 
-def test_a_long_prompt_alone_is_taken_in_at_once(parts: Any) -> None:
+def test_a_long_prompt_is_taken_in_by_chunks_that_bound_a_step(parts: Any) -> None:
     machine = engine(parts)
-    machine.submit(request(3, length=5 * PREFILL_CHUNK))
+    stream = machine.submit(request(3, length=2 * PREFILL_CHUNK + 5))
+    run(machine)
+    assert parts[0].passes[:3] == [PREFILL_CHUNK, PREFILL_CHUNK, 5]
+    assert heard(stream) == [2, 1]
+
+
+def test_prompts_are_taken_in_together_up_to_a_bound(parts: Any) -> None:
+    count = PREFILL_ALONE // PREFILL_CHUNK + 2
+    machine = engine(parts, slots=count)
+    for _ in range(count):
+        machine.submit(request(3, length=2 * PREFILL_CHUNK))
     machine.step()
-    assert parts[0].passes == [5 * PREFILL_CHUNK]
+    assert parts[0].passes == [PREFILL_ALONE]
+    run(machine)
 
 
 def test_cancelling_frees_the_slot_at_once(parts: Any) -> None:
@@ -226,14 +237,6 @@ def test_a_seed_is_made_when_none_is_given(parts: Any) -> None:
     machine = engine(parts)
     seeds = {machine.submit(Request(request(2).prompt, GREEDY, 1)).seed for _ in range(4)}
     assert len(seeds) == 4
-
-
-def test_a_long_prompt_alone_is_taken_in_by_pieces_that_bound_a_step(parts: Any) -> None:
-    machine = engine(parts)
-    stream = machine.submit(request(3, length=2 * PREFILL_ALONE + 5))
-    run(machine)
-    assert parts[0].passes[:3] == [PREFILL_ALONE, PREFILL_ALONE, 5]
-    assert heard(stream) == [2, 1]
 
 
 class Brittle(Decoder):

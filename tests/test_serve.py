@@ -152,6 +152,23 @@ def test_wrong_usage(args: list[str]) -> None:
     assert CliRunner().invoke(main, ["serve", *args]).exit_code == 2
 
 
+def test_a_continuation_sounds_the_same_whether_its_slot_was_kept_or_not() -> None:
+    """Its past is still in the slot, or is fed again in chunks: the same bits."""
+    heard = []
+    with csm_hybrid.load() as model:
+        for kept in (True, False):
+            first = model.engine.submit(Request(model.prompt(TEXT), model.sampling(), 100, seed=1))
+            while not kept and not first.finished:
+                model.engine.step()
+            request = Request(model.prompt("I have never seen it."), model.sampling(), 100, seed=2, history=187)
+            second = model.engine.submit(request, after=first)
+            while model.engine.step():
+                pass
+            heard.append(np.concatenate(list(second.audio)))
+    assert len(heard[0]) > 0
+    assert np.array_equal(*heard)
+
+
 def test_a_voice_sounds_the_same_alone_and_in_company() -> None:
     """Bit for bit with the embedded voice: its weights are multiplied alike for one row and for several."""
     texts = [TEXT, "Please put the keys on the table.", "I have never seen such a beautiful place."]
