@@ -67,7 +67,6 @@ def _sizes_of(path: Path) -> ModelConfig:
         bos_id=begin,
         eos_id=end,
         text_vocab=max(config.text_vocab, end + 1),
-        sampling=None,
     )
 
 
