@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -21,6 +23,14 @@ constexpr Name kNames[] = {
     {Isa::scalar, "scalar"},           {Isa::avx2, "avx2"}, {Isa::avx512, "avx512"},
     {Isa::avx512_vnni, "avx512_vnni"}, {Isa::neon, "neon"}, {Isa::neon_dotprod, "neon_dotprod"},
 };
+
+#if defined(__x86_64__)
+// Older clangs do not know "f16c" as a name for __builtin_cpu_supports: CPUID leaf 1, ECX bit 29.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
+}
+#endif
 
 std::string names(const std::vector<Isa> &isas) {
   std::string out;
@@ -60,7 +70,7 @@ std::vector<Isa> available_isas() {
   std::vector<Isa> out{Isa::scalar};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     out.push_back(Isa::avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
