@@ -51,13 +51,15 @@ def backbone_cost(bundle: Bundle, position: int) -> Cost:
     return Cost(weights, weights, kept * _KV_BYTES, 2 * (parameters + attention), _arithmetic(bundle))
 
 
-def prompt_cost(bundle: Bundle, positions: int, streams: int, batch: int) -> Cost:
-    """Each stream's prompt of that many positions, the weights read once for every ``batch`` of all of them."""
+def prompt_cost(bundle: Bundle, positions: int, streams: int, chunk: int, batch: int) -> Cost:
+    """Each stream's prompt of that many positions; a read of the weights serves at most ``batch`` positions,
+    ``chunk`` of them of one stream."""
     tower = bundle.config.backbone
     weights, parameters = _backbone_weights(bundle)
     attention = tower.layers * tower.heads * tower.head_dim * positions  # on average half of them, twice
     operations = 2 * positions * (parameters + attention)
-    return Cost(weights, math.ceil(positions * streams / batch) * weights, 0, operations, _arithmetic(bundle))
+    passes = max(math.ceil(positions / chunk), math.ceil(positions * streams / batch))
+    return Cost(weights, passes * weights, 0, operations, _arithmetic(bundle))
 
 
 def decoder_cost(bundle: Bundle) -> Cost:

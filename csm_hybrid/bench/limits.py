@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..engine import PREFILL_ALONE, PREFILL_CHUNK
 from . import costs, machine
 from .document import Document, Limit
 
@@ -11,16 +12,14 @@ if TYPE_CHECKING:
     from ..model.bundle import Bundle
 
 
-def limits(
-    document: Document, bundle: Bundle, *, threads: int, streams: int, prompt: int, batch: int
-) -> dict[str, Limit]:
+def limits(document: Document, bundle: Bundle, *, threads: int, streams: int, prompt: int) -> dict[str, Limit]:
     """The limits of the stages whose times ``document`` holds, for a prompt of that many positions.
 
     Empty when the machine was not measured.
     """
     frames = document.figures["speech/frames"].median / streams
     stages = {
-        "prompt": costs.prompt_cost(bundle, prompt, streams, batch),
+        "prompt": costs.prompt_cost(bundle, prompt, streams, PREFILL_CHUNK, PREFILL_ALONE),
         "backbone": costs.backbone_cost(bundle, prompt + int(frames) // 2),
         "decoder": costs.decoder_cost(bundle),
         "codec": costs.codec_cost(bundle),

@@ -141,7 +141,6 @@ def _memory(document: Document, path: Path, before: int | None) -> None:
 
 
 def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Plan) -> None:
-    from ..engine import PREFILL_ALONE
     from ..model.bundle import Bundle
 
     prompt = model.prompt(speaking.text, speaking.speaker, speaking.context, template=speaking.template)
@@ -152,7 +151,6 @@ def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
             threads=model.threads,
             streams=speaking.streams,
             prompt=len(prompt),
-            batch=min(PREFILL_ALONE, model.backbone.batch),
         )
 
 
