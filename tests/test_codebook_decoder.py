@@ -67,9 +67,7 @@ def test_logits_of_half_precision_weights(kind: GGMLType) -> None:
     tensors = random_tensors(config, kind)
     hidden, _, codes = inputs(config, 1)
     got = NativeDecoder(config, tensors, POOL).logits(hidden=hidden, codes=codes)
-    assert (
-        relative_error(got[0], ReferenceDecoder(config, tensors).logits(hidden[0], codes[0])) <= F32_TOLERANCE
-    )
+    assert relative_error(got[0], ReferenceDecoder(config, tensors).logits(hidden[0], codes[0])) <= F32_TOLERANCE
 
 
 QUANTISED = ["Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
@@ -152,9 +150,7 @@ def test_samplers_draw_from_the_logits_in_order() -> None:
         np.testing.assert_array_equal(codes[b], drawn)
 
 
-@pytest.mark.parametrize(
-    "kind", [GGMLType.F16, GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.Q6_K], ids=lambda k: k.name
-)
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q8_0, GGMLType.Q4_K, GGMLType.Q6_K], ids=lambda k: k.name)
 def test_a_stream_is_the_same_alone_and_among_others(kind: GGMLType) -> None:
     decoder = NativeDecoder(ROUNDED, random_tensors(ROUNDED, kind), POOL)
     hidden, c0_logits, _ = inputs(ROUNDED, 11)
@@ -173,12 +169,8 @@ def test_threads_do_not_change_the_codes(threads: int) -> None:
     hidden, c0_logits, codes = inputs(ROUNDED, 3)
     expected = NativeDecoder(ROUNDED, tensors, POOL)
     got = NativeDecoder(ROUNDED, tensors, _native.ThreadPool(threads=threads))
-    np.testing.assert_array_equal(
-        got.logits(hidden=hidden, codes=codes), expected.logits(hidden=hidden, codes=codes)
-    )
-    frames = [
-        d.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers(3)) for d in (got, expected)
-    ]
+    np.testing.assert_array_equal(got.logits(hidden=hidden, codes=codes), expected.logits(hidden=hidden, codes=codes))
+    frames = [d.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers(3)) for d in (got, expected)]
     np.testing.assert_array_equal(*frames)
 
 
@@ -259,10 +251,7 @@ def test_embedding_table(name: str) -> None:
     ids = np.array([[0, 8, 3], [4, 4, 4]])
     expected = dequantised(view)[ids].sum(axis=1)
     # f32: a weight is rounded up to 3 times on its way, a sum of 3 twice more.
-    assert (
-        np.max(np.abs(table.sum_rows(ids) - expected))
-        <= 5 * 2.0**-24 * 3 * np.max(np.abs(dequantised(view))) * 3
-    )
+    assert np.max(np.abs(table.sum_rows(ids) - expected)) <= 5 * 2.0**-24 * 3 * np.max(np.abs(dequantised(view))) * 3
     assert table.sum_rows(np.zeros((2, 0), np.int64)).tolist() == np.zeros((2, 512)).tolist()
     with pytest.raises(IndexError, match=r"row 9 is outside 0\.\.8"):
         table.sum_rows(np.array([[9]]))

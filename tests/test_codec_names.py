@@ -55,9 +55,7 @@ def _seanet(parts: list[str], style: str) -> str:
     order = ["conv_in"]
     for i in range(4):
         blocks = [f"block.{i}.res.{j}" for j in range(2)]
-        order += (
-            [*blocks, "elu", f"block.{i}.down"] if side == "encoder" else ["elu", f"block.{i}.up", *blocks]
-        )
+        order += [*blocks, "elu", f"block.{i}.down"] if side == "encoder" else ["elu", f"block.{i}.up", *blocks]
     order += ["elu", "conv_out"]
     path = ".".join(parts[1:-1])
     module = next(n for n, key in enumerate(order) if key == path or path.startswith(key + ".conv"))

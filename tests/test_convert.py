@@ -72,9 +72,7 @@ def test_tower_tensors_are_the_checkpoint(voice_f32, voice_checkpoint, tower):
     config = getattr(voice_f32.config, tower)
     if tower == "backbone":
         found, prefix = backbone_tensors(voice_f32), "backbone_model."
-        np.testing.assert_array_equal(
-            found["output.weight"], voice_checkpoint["lm_head.weight"].astype(np.float32)
-        )
+        np.testing.assert_array_equal(found["output.weight"], voice_checkpoint["lm_head.weight"].astype(np.float32))
     else:
         found = {n: floats(v) for n, v in voice_f32.decoder_tensors().items() if v.type == GGMLType.F32}
         prefix = "depth_decoder.model."

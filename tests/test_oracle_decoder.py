@@ -160,9 +160,7 @@ def test_rope_scaling_left_out_is_seen() -> None:
     hidden = rng.standard_normal((3, WIDE.backbone.width)).astype(np.float32)
     codes = rng.integers(0, WIDE.audio_vocab, (3, WIDE.codebooks)).astype(np.int32)
     unscaled = dataclasses.replace(WIDE, decoder=dataclasses.replace(WIDE.decoder, rope_scaling=None))
-    got = NativeDecoder(unscaled, tensors_of(model, WIDE, GGMLType.F32), POOL).logits(
-        hidden=hidden, codes=codes
-    )
+    got = NativeDecoder(unscaled, tensors_of(model, WIDE, GGMLType.F32), POOL).logits(hidden=hidden, codes=codes)
     assert relative_error(got, expected_logits(model, hidden, codes)) > 10 * TOLERANCE
 
 

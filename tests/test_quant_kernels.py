@@ -94,9 +94,7 @@ def exact_weights(kind: T, rows: int, cols: int, rng: np.random.Generator) -> np
     blocks = data.reshape(rows, -1, size)
     if kind == T.Q6_K:
         # Scales in -64 .. 63: a sum of 16 products of 63 and 127 stays below 2^24 after them.
-        blocks[:, :, 192:208] = (
-            (rng.integers(-64, 64, blocks[:, :, 192:208].shape)).astype(np.int8).view(np.uint8)
-        )
+        blocks[:, :, 192:208] = (rng.integers(-64, 64, blocks[:, :, 192:208].shape)).astype(np.int8).view(np.uint8)
         blocks[:, :, 208:210] = one
     else:
         blocks[:, :, 0:2] = one
@@ -163,9 +161,7 @@ def test_rounding_of_activations(isa: str) -> None:
     largest = np.max(np.abs(x.reshape(-1, 32)), axis=1)
     np.testing.assert_array_equal(scale, largest / np.float32(127))
     error = np.abs(x.reshape(-1, 32) - q.reshape(-1, 32) * scale[:, None].astype(np.float64))
-    assert np.all(
-        error <= (0.5 + 127 * 4 * EPS) * scale[:, None]
-    )  # half a step and the rounding of x / scale
+    assert np.all(error <= (0.5 + 127 * 4 * EPS) * scale[:, None])  # half a step and the rounding of x / scale
     assert np.all(np.max(np.abs(q.reshape(-1, 32).astype(int)), axis=1)[largest > 0] == 127)
     assert list(q[64:67]) == [-127, 126, 126]
 

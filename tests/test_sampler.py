@@ -10,9 +10,7 @@ import pytest
 from csm_hybrid._native import Sampler
 
 
-def draw(
-    logits: np.ndarray, n: int, *, seed: int = 1, temperature: float = 1.0, top_k: int = 0
-) -> np.ndarray:
+def draw(logits: np.ndarray, n: int, *, seed: int = 1, temperature: float = 1.0, top_k: int = 0) -> np.ndarray:
     sampler = Sampler(seed=seed, temperature=temperature, top_k=top_k)
     return np.array([sampler.sample(logits) for _ in range(n)])
 
@@ -106,9 +104,7 @@ def test_not_a_number_is_never_drawn(temperature: float, top_k: int) -> None:
     assert set(draw(logits, 100, temperature=temperature, top_k=top_k)) <= {1, 3}
     assert set(draw(np.array([nan, nan], np.float32), 10, temperature=temperature, top_k=top_k)) == {0}
     assert set(draw(np.array([-inf, -inf], np.float32), 10, temperature=temperature, top_k=top_k)) == {0}
-    assert set(draw(np.array([nan, inf, 5, inf], np.float32), 10, temperature=temperature, top_k=top_k)) == {
-        1
-    }
+    assert set(draw(np.array([nan, inf, 5, inf], np.float32), 10, temperature=temperature, top_k=top_k)) == {1}
 
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])

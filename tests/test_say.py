@@ -207,3 +207,12 @@ def test_a_models_own_sampling_comes_before_the_programs(tmp_path: Path, checkpo
     settings.unlink()
     with Model(to_bundle(checkpoint, tmp_path / "none.gguf", "f32")) as model:
         assert model.sampling() == Sampling(0.7, 100)
+
+
+def test_a_model_with_fewer_codes_than_its_codec_has_books_speaks(bundles: BundlePath) -> None:
+    from csm_hybrid.speech import Model
+
+    with Model(bundles("transformers", "f32")) as model:
+        assert model.config.codebooks < model.config.codec.codebooks
+        speech = model.speak("Hello.", seed=1, max_seconds=0.5)
+    assert len(speech.samples) == len(speech.codes) * model.config.codec.frame_samples > 0

@@ -74,10 +74,12 @@ def open_codec(
     unknown kind or one that is not installed, ModelInvalid for tensors that do not fit.
     """
     config = bundle.config.codec
-    if codebooks is not None and not config.semantic_codebooks <= codebooks <= config.codebooks:
+    # A model may give fewer codes than its codec has books.
+    most = min(config.codebooks, bundle.config.codebooks)
+    codebooks = most if codebooks is None else codebooks
+    if not config.semantic_codebooks <= codebooks <= most:
         raise InputError(
-            f"cannot decode {codebooks} codebooks: this model's codec takes "
-            f"{config.semantic_codebooks} to {config.codebooks}"
+            f"cannot decode {codebooks} codebooks: this model takes {config.semantic_codebooks} to {most}"
         )
     if kind == "native":
         return NativeCodec(config, tensors_of(bundle), pool, codebooks=codebooks)

@@ -50,11 +50,7 @@ class _Maker:
 
     def conv(self, side: str, module: str, shape: tuple[int, int, int], *, transposed: bool = False) -> None:
         wrap = "convtr" if transposed else "conv"
-        name = (
-            f"{side}.model.{module}.{wrap}.{wrap}"
-            if self.moshi
-            else f"codec_model.{side}.layers.{module}.conv"
-        )
+        name = f"{side}.model.{module}.{wrap}.{wrap}" if self.moshi else f"codec_model.{side}.layers.{module}.conv"
         self.out[name + ".weight"] = self.matrix(*shape)
         self.out[name + ".bias"] = self.vector(shape[1] if transposed else shape[0])
 

@@ -52,9 +52,7 @@ def conv_transpose1d(
     for t, row in enumerate(x):
         for g in range(groups):
             part = row[g * group_in : (g + 1) * group_in]
-            spread = np.einsum(
-                "i,iok->ko", part, weight[g * group_in : (g + 1) * group_in].astype(np.float64)
-            )
+            spread = np.einsum("i,iok->ko", part, weight[g * group_in : (g + 1) * group_in].astype(np.float64))
             out[t * stride : t * stride + kernel, g * group_out : (g + 1) * group_out] += spread
     out = out[: len(x) * stride]
     return out if bias is None else out + bias

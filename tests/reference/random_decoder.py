@@ -41,9 +41,7 @@ def random_config(
     input_width: int = 56,
 ) -> ModelConfig:
     """Sizes that are no multiples of 16 or 32 unless asked for."""
-    scaling = RopeScaling(
-        factor=32.0, low_freq_factor=0.001953125, high_freq_factor=0.0078125, original_context=16
-    )
+    scaling = RopeScaling(factor=32.0, low_freq_factor=0.001953125, high_freq_factor=0.0078125, original_context=16)
     tower = TowerConfig(
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, head_dim=head_dim, ffn=ffn, norm_eps=1e-5,
         rope_theta=500000.0, rope_scaling=scaling, positions=codebooks + 1,
