@@ -1,8 +1,14 @@
 """The loop of text to speech, for many streams at once.
 
 The engine holds a fixed number of slots. ``step()`` advances every stream in a slot by one frame: one backbone
-pass for all of them, one codebook decode, one codec call. Streams join and leave between steps, in order of
-arrival. It is synchronous and not thread-safe: one thread owns it.
+pass for all of them, one codebook decode, one codec call. Streams join and leave between steps. It is synchronous
+and not thread-safe: one thread owns it.
+
+A free slot goes to whoever would miss it most: first to a speech that goes on and whose listener is about to run
+dry, then to those that have not begun, in order of arrival, then to a speech that is well ahead of its listener.
+Between two pieces of a speech its slot is kept by the same rule, so a long speech never breaks off for a new one,
+nor does it hold a slot that it can do without. While others speak, a step takes in PREFILL_CHUNK positions of
+prompts at most: that is the longest that those who join can hold up a frame.
 
 A stream's codes depend on its own prompt, sampler and codec state alone. What company can change is rounding, where
 llama.cpp multiplies one row and several by kernels that add up in another order. With q8_0 weights on x86-64 the
@@ -12,28 +18,23 @@ just between two codes may fall to the other side.
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _native
 from .errors import CsmError, EngineError
-from .prompt import NO_ENTRY
+from .streams import FinishReason, Request, StageTimes, Stream
 
 if TYPE_CHECKING:
     from .backbone import Backbone
     from .codebook_decoder import CodebookDecoder
     from .codec import Codec
-    from .model.config import ModelConfig, Sampling
-    from .prompt import FrameEmbedder, Frames
-
-FinishReason = Literal["eos", "length", "cancelled", "error"]
+    from .model.config import ModelConfig
+    from .prompt import FrameEmbedder
 
 # Prompt positions of one stream that a step takes in, and of all streams together while others are speaking: few
 # enough that the step stays near its usual length, many enough that weights read once serve a good number of
@@ -45,81 +46,9 @@ PREFILL_CHUNK = 32
 # and with it how soon a new request or a cancellation is seen.
 PREFILL_ALONE = 256
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to speak: the prompt (T, K + 1), how codes are drawn, and at most how many frames.
-
-    The first ``context`` rows of the prompt are context (a voice); the rest is the text to speak. Where it
-    continues a speech, up to ``history`` positions of what was said before come between the two.
-    """
-
-    prompt: Frames
-    sampling: Sampling
-    max_frames: int
-    seed: int | None = None
-    context: int = 0
-    history: int = 0
-
-
-@dataclass
-class StageTimes:
-    """Seconds spent in each stage since the engine was made, and the steps and frames they made."""
-
-    prompt: float = 0.0
-    backbone: float = 0.0
-    decoder: float = 0.0
-    codec: float = 0.0
-    total: float = 0.0
-    steps: int = 0
-    frames: int = 0
-
-
-class Stream:
-    """One request on its way through the engine; ``audio`` fills with one array of samples a frame."""
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        # 53 bits: a JSON reader that takes numbers for doubles keeps them exact.
-        self.seed = secrets.randbits(53) if request.seed is None else request.seed
-        self.audio: deque[NDArray[np.float32]] = deque()
-        self.codes: list[NDArray[np.int32]] = []
-        self.finish_reason: FinishReason | None = None
-        self.error: CsmError | None = None
-        self.paused = False  # a paused stream keeps its slot and is not advanced
-        self.slot: int | None = None
-        self.follower: Stream | None = None  # takes over the slot when this one ends
-        self.prompt = request.prompt  # what is fed: a continuation's begins with what was said before
-        self._previous: Stream | None = None
-        self._text_start = request.context  # where this stream's own text begins in the prompt
-        self._position = 0  # positions that the backbone has taken in
-        self._sampler = _native.Sampler(
-            seed=self.seed,
-            temperature=request.sampling.temperature,
-            top_k=request.sampling.top_k,
-            depth_temperature=request.sampling.depth_temperature,
-            depth_top_k=request.sampling.depth_top_k,
-        )
-        self._codec_state: Any = None
-        self._next: NDArray[np.float32] | None = None  # (1, d_b), the frame to feed
-
-    @property
-    def finished(self) -> bool:
-        """Whether no more audio will come."""
-        return self.finish_reason is not None
-
-    @property
-    def frames(self) -> int:
-        """Frames spoken so far."""
-        return len(self.codes)
-
-    def told(self, end_code: int) -> Frames:
-        """All that was said, as context for what follows: the prompt, the codes, the frame that ends them."""
-        codes = np.array(self.codes, dtype=np.int32).reshape(-1, self.prompt.shape[1] - 1)
-        spoken = np.full((len(codes) + 1, self.prompt.shape[1]), NO_ENTRY, dtype=np.int32)
-        spoken[:-1, :-1] = codes
-        spoken[-1, :-1] = end_code
-        return np.concatenate([self.prompt, spoken])
+# Seconds of sound that a listener still has to hear when the next piece of his speech should get a slot: time enough
+# for a slot to become free and for the context to be taken in again.
+LEAD_SECONDS = 5.0
 
 
 @dataclass
@@ -132,7 +61,7 @@ class _Part:
 
 
 class Engine:
-    """Advances up to ``slots`` streams together; further ones wait in order of arrival."""
+    """Advances up to ``slots`` streams together; further ones wait. ``clock`` gives the time in seconds."""
 
     def __init__(
         self,
@@ -143,6 +72,7 @@ class Engine:
         codec: Codec,
         *,
         slots: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.slots = slots
@@ -153,7 +83,9 @@ class Engine:
         self._codec = codec
         self._free = list(range(slots - 1, -1, -1))
         self._running: list[Stream] = []
-        self._waiting: deque[Stream] = deque()
+        self._waiting: list[Stream] = []
+        self._clock = clock
+        self._arrivals = 0
 
     @property
     def running(self) -> int:
@@ -168,18 +100,20 @@ class Engine:
     def submit(self, request: Request, *, after: Stream | None = None) -> Stream:
         """Takes a request in; it starts at the next step at which a slot is free.
 
-        With ``after``, it goes on from an earlier stream of the same speech. It takes over that one's slot when
-        it ends, or, if it has ended, goes ahead of those that have not begun; it ends with the earlier one when
-        that is cancelled or fails. All that was said before is its context, as far as ``request.history``
+        With ``after``, it goes on from an earlier stream of the same speech: when that ends, it takes over the
+        slot, or waits for one as long as the listener has enough to hear and others wait. It ends with the earlier
+        one when that is cancelled or fails. All that was said before is its context, as far as ``request.history``
         reaches, else the last piece alone, else nothing.
         """
         stream = Stream(request)
         if after is None:
+            stream._arrival = self._arrivals = self._arrivals + 1
             self._waiting.append(stream)
             return stream
         stream._previous = after if request.history else None
         if after.finished:
-            self._waiting.appendleft(stream)
+            self._go_on(stream, after)
+            self._waiting.append(stream)
         else:
             after.follower = stream
         return stream
@@ -215,12 +149,29 @@ class Engine:
 
     def _admit(self) -> None:
         while self._free and self._waiting:
-            self._start(self._waiting.popleft(), self._free.pop())
+            stream = min(self._waiting, key=self._urgency)
+            self._waiting.remove(stream)
+            self._start(stream, self._free.pop())
+
+    def _urgency(self, stream: Stream) -> tuple[int, float]:
+        """The order in which streams get slots, lowest first; see the top of the module."""
+        if stream._dry_at is None:
+            return 1, stream._arrival
+        ahead = stream._dry_at - self._clock()
+        return (0 if ahead < LEAD_SECONDS else 2), stream._dry_at
+
+    def _go_on(self, stream: Stream, previous: Stream) -> None:
+        """What a piece takes over from the one before it, which has ended."""
+        stream._arrival, stream._dry_at = previous._arrival, previous._dry_at
+        stream._said = previous._said + previous.frames
 
     def _start(self, stream: Stream, slot: int, held: Stream | None = None) -> None:
         """Gives a stream a slot, in which the backbone still holds ``held``'s positions."""
         stream.slot = slot
         self._running.append(stream)
+        if stream._left() <= 0:
+            self._finish(stream, "length")
+            return
         try:
             self._recall(stream, slot, held)
             stream._codec_state = self._codec.new_state()
@@ -233,13 +184,15 @@ class Engine:
         stream._previous = None
         history = request.prompt[: request.context]
         reuse = False
-        if previous is not None and previous.frames:
+        if previous is not None:
             text = request.prompt[request.context :]
             room = self.config.backbone.positions - request.max_frames - len(text)
             room = min(room, request.context + request.history)
             told = previous.told(self.config.end_code)
             last_piece = np.concatenate([history, told[previous._text_start :]])
-            reuse = previous is held and len(told) <= room
+            if not previous.frames:  # it said nothing: what it went on from is what was said last
+                told = last_piece = previous.prompt[: previous._text_start]
+            reuse = previous is held and previous.frames > 0 and len(told) <= room
             history = next((h for h in (told, last_piece) if len(h) <= room), history)
             stream.prompt = np.concatenate([history, text])
             stream._text_start = len(history)
@@ -254,9 +207,9 @@ class Engine:
         speaking = [s for s in active if s._next is not None]
         parts = [_Part(s, s._next, True) for s in speaking if s._next is not None]
         budget = PREFILL_CHUNK if speaking else PREFILL_ALONE
-        for stream in active:
-            if stream._next is not None or budget == 0:
-                continue
+        for stream in self._by_prompt(active):
+            if budget == 0:
+                break
             prompt = stream.prompt
             end = min(len(prompt), stream._position + min(budget, PREFILL_CHUNK))
             budget -= end - stream._position
@@ -269,6 +222,15 @@ class Engine:
             self.times.prompt += time.perf_counter() - begin
             parts.append(_Part(stream, embeddings, end == len(prompt)))
         return parts
+
+    def _by_prompt(self, streams: list[Stream]) -> list[Stream]:
+        """Those whose prompts are still to be taken in, in the order in which that is done.
+
+        Speeches that go on come first; then the shortest prompt, so that a long context does not keep others from
+        beginning. It comes to its turn, since those that pass it soon speak and need no more of the budget.
+        """
+        taking_in = [s for s in streams if s._next is None]
+        return sorted(taking_in, key=lambda s: (s._dry_at is None, len(s.prompt) - s._position))
 
     def _run_backbone(self, parts: Sequence[_Part]) -> tuple[list[Stream], NDArray[np.float32], NDArray[np.float32]]:
         counts = [len(p.embeddings) for p in parts]
@@ -321,12 +283,15 @@ class Engine:
         self.times.codec += time.perf_counter() - begin
         codes = codes[rows]
         following = self._embedder.codes(codes) if rows else sound
+        now = self._clock()
         for i, stream in enumerate([streams[row] for row in rows]):
             stream.codes.append(codes[i])
             stream.audio.append(sound[i])
             stream._next = following[i : i + 1]
+            heard_from = now if stream._dry_at is None else max(now, stream._dry_at)
+            stream._dry_at = heard_from + 1 / (self.config.frame_rate * stream.request.pace)
             self.times.frames += 1
-            if stream.frames >= stream.request.max_frames:
+            if stream._left() <= 0:
                 self._finish(stream, "length")
 
     def _together(
@@ -378,10 +343,18 @@ class Engine:
         if follower is not None and not follower.finished and reason in ("cancelled", "error"):
             follower.error = stream.error
             self._finish(follower, reason)
-        if slot is None:
-            return
-        if follower is not None and not follower.finished:
-            self._start(follower, slot, held=stream)
-        else:
+        if follower is not None and follower.finished:
+            follower = None
+        if follower is not None:
+            self._go_on(follower, stream)
+            if slot is not None and not self._outranked(follower):
+                self._start(follower, slot, held=stream)
+                return
+            self._waiting.append(follower)
+        if slot is not None:
             self._backbone.forget(slot)
             self._free.append(slot)
+
+    def _outranked(self, stream: Stream) -> bool:
+        urgency = self._urgency(stream)
+        return any(self._urgency(other) < urgency for other in self._waiting)

@@ -25,12 +25,13 @@ from . import _llama, _native
 from .backbone import Backbone
 from .codebook_decoder import open_decoder
 from .codec import CodecKind, open_codec
-from .engine import Engine, FinishReason, Request, StageTimes, Stream
+from .engine import Engine
 from .errors import InputError
 from .model.bundle import Bundle
 from .model.config import ModelConfig, Sampling
 from .model.resolve import embedded_voice
 from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
+from .streams import FinishReason, Request, StageTimes, Stream
 from .threads import default_threads
 
 # csm.rs's defaults, for a model file that brings none of its own.

@@ -116,7 +116,7 @@ class Builder:
             raise InputError(f"the prompt template {template!r} must hold {{text}} exactly once")
         self.template = template
 
-    def build(self, text: str, speaker: int, *, max_frames: int | None = None) -> np.ndarray:
+    def build(self, text: str, speaker: int, context: Any = (), *, max_frames: int | None = None) -> np.ndarray:
         data = self.template.replace("{speaker}", str(speaker)).replace("{text}", normalise(text)).encode()
         if len(data) + (max_frames or 1) > 2048:
             raise PromptTooLong("too long")

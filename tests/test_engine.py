@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from csm_hybrid.engine import PREFILL_ALONE, PREFILL_CHUNK, Engine, Request, Stream
+from csm_hybrid.engine import LEAD_SECONDS, PREFILL_ALONE, PREFILL_CHUNK, Engine
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import Sampling
+from csm_hybrid.streams import Request, Stream
 
 K, WIDTH, VOCAB, FRAME_SAMPLES = 3, 2, 11, 4
 GREEDY = Sampling(temperature=0.0, top_k=1)
@@ -20,6 +22,7 @@ class Config:
     backbone = SimpleNamespace(positions=2048)
     codebooks = K
     end_code = 0
+    frame_rate = 12.5
 
 
 class Embedder:
@@ -89,16 +92,21 @@ def parts() -> tuple[Backbone, Decoder]:
     return Backbone(), Decoder()
 
 
-def engine(parts: tuple[Backbone, Decoder], slots: int = 1) -> Engine:
+def stopped() -> float:
+    """A clock that stands still: nothing that is spoken is ever heard."""
+    return 0.0
+
+
+def engine(parts: tuple[Backbone, Decoder], slots: int = 1, clock: Callable[[], float] = stopped) -> Engine:
     backbone, decoder = parts
-    return Engine(Config(), backbone, Embedder(), decoder, Codec(), slots=slots)  # type: ignore[arg-type]
+    return Engine(Config(), backbone, Embedder(), decoder, Codec(), slots=slots, clock=clock)  # type: ignore[arg-type]
 
 
-def request(last: int, length: int = 2, max_frames: int = 100, history: int = 1000) -> Request:
+def request(last: int, length: int = 2, max_frames: int = 100, history: int = 1000, **more: Any) -> Request:
     prompt = np.full((length, K + 1), -1, dtype=np.int32)
     prompt[:, -1] = 99
     prompt[-1, -1] = last
-    return Request(prompt, GREEDY, max_frames, seed=1, history=history)
+    return Request(prompt, GREEDY, max_frames, seed=1, history=history, **more)
 
 
 def run(machine: Engine, limit: int = 1000) -> int:
@@ -331,9 +339,101 @@ def test_a_continuation_takes_over_the_slot_before_those_that_wait(parts: Any) -
     assert heard(stranger) == [2, 1]
 
 
+# Frames that put a speech well ahead of a listener who has heard nothing yet.
+AHEAD = int(LEAD_SECONDS * Config.frame_rate) + 1
+
+
+def test_a_speech_well_ahead_of_its_listener_lets_others_begin(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(AHEAD + 1))
+    second = machine.submit(request(5), after=first)
+    stranger = machine.submit(request(3))
+    while not stranger.finished:
+        machine.step()
+    assert (first.frames, second.frames) == (AHEAD, 0)
+    run(machine)
+    assert heard(second) == [4, 3, 2, 1]
+    assert len(second.prompt) == 2 + AHEAD + 1 + 2, "it knows what was said, though its slot was taken"
+
+
+def test_a_speech_well_ahead_keeps_its_slot_while_nobody_waits(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(AHEAD + 1))
+    second = machine.submit(request(5), after=first)
+    run(machine)
+    assert heard(second) == [4, 3, 2, 1]
+    assert sum(parts[0].passes) == 2 + AHEAD + 1 + 2 + 4, "nothing is taken in twice"
+
+
+def test_a_fast_listener_is_nearer_to_running_dry(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(AHEAD + 1, pace=2.0))
+    second = machine.submit(request(5), after=first)
+    stranger = machine.submit(request(3))
+    while not second.finished:
+        machine.step()
+    assert stranger.frames == 0
+
+
+def test_whose_listener_runs_dry_first_goes_first(parts: Any) -> None:
+    now = [0.0]
+    machine = engine(parts, slots=3, clock=lambda: now[0])
+    firsts = []
+    for start in (0.2, 0.1, 0.0):
+        now[0] = start
+        firsts.append(machine.submit(request(3)))
+        machine.step()
+    run(machine)
+    strangers = [machine.submit(request(50)) for _ in range(3)]
+    machine.step()
+    assert machine.running == 3
+    new = machine.submit(request(3))
+    seconds = [machine.submit(request(3), after=first) for first in firsts]
+    machine.cancel(strangers[0])  # one slot becomes free, so that they come one after the other
+    order = []
+    while machine.step():
+        order += [s for s in (*seconds, new) if s.finished and s not in order]
+    assert order == [seconds[2], seconds[1], seconds[0], new]
+
+
+def test_a_limit_of_the_whole_speech_counts_all_its_pieces(parts: Any) -> None:
+    machine = engine(parts)
+    pieces = [machine.submit(request(4, speech_frames=5))]
+    for _ in range(3):
+        pieces.append(machine.submit(request(4, speech_frames=5), after=pieces[-1]))
+    stranger = machine.submit(request(3))
+    run(machine)
+    assert [heard(p) for p in pieces] == [[3, 2, 1], [3, 2], [], []]
+    assert [p.finish_reason for p in pieces] == ["eos", "length", "length", "length"]
+    assert heard(stranger) == [2, 1]
+
+
+def test_a_piece_that_says_nothing_does_not_make_a_speech_forget(parts: Any) -> None:
+    machine = engine(parts)
+    first = machine.submit(request(4))
+    silent = machine.submit(request(1), after=first)
+    third = machine.submit(request(3), after=silent)
+    run(machine)
+    assert (heard(silent), heard(third)) == ([], [2, 1])
+    assert fed_rows(third) == [99, 4, 3, 2, 1, 0, 99, 3]
+
+
+def test_a_long_prompt_does_not_keep_others_from_beginning(parts: Any) -> None:
+    machine = engine(parts, slots=3)
+    speaking = machine.submit(request(60))
+    machine.step()
+    long, short = machine.submit(request(3, length=10 * PREFILL_CHUNK)), machine.submit(request(3))
+    machine.step()
+    assert (short.frames, long.frames) == (1, 0)
+    run(machine)
+    assert (len(heard(speaking)), heard(long)) == (59, [2, 1])
+
+
 def test_a_continuation_without_room_keeps_the_context_and_the_last_piece(parts: Any) -> None:
     machine = engine(parts)
-    machine.config = SimpleNamespace(codebooks=K, end_code=0, backbone=SimpleNamespace(positions=21))  # type: ignore[assignment]
+    machine.config = SimpleNamespace(  # type: ignore[assignment]
+        codebooks=K, end_code=0, frame_rate=12.5, backbone=SimpleNamespace(positions=21)
+    )
 
     def piece(last: int) -> Request:
         whole = request(last, length=4)

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 import csm_hybrid
 from csm_hybrid.cli import main
 from csm_hybrid.cli.serve import serve
-from csm_hybrid.engine import Request
+from csm_hybrid.streams import Request
 
 TEXT = "The sun was shining when we left the house."
 START_SECONDS = 60.0

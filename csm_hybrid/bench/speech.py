@@ -16,9 +16,9 @@ import numpy as np
 from .figures import Better, Figure, figure
 
 if TYPE_CHECKING:
-    from ..engine import StageTimes
     from ..prompt import Segment
     from ..speech import Model, SpeechStream
+    from ..streams import StageTimes
 
 # csm.rs's defaults (its csm-cli/benchmark.rs): the text, and at most one second of sound.
 DEFAULT_TEXT = "Hi there, this is a test"

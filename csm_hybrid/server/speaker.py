@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import Request
 from ..errors import InputError
+from ..streams import Request
 from .errors import invalid
 from .schema import Manner
 from .worker import Outcome, Utterance, Worker

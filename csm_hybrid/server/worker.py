@@ -29,7 +29,8 @@ from ..audio import to_int16
 from ..errors import CsmError, EngineError
 
 if TYPE_CHECKING:
-    from ..engine import Engine, FinishReason, Request, Stream
+    from ..engine import Engine
+    from ..streams import FinishReason, Request, Stream
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,8 @@ class Worker:
     @property
     def load(self) -> Load:
         """What the engine is doing now."""
-        return Load(len(self._running), len(self._waiting), self._engine.times.frames, self._engine.slots)
+        engine = self._engine
+        return Load(engine.running, engine.waiting, engine.times.frames, engine.slots)
 
     @property
     def retry_after(self) -> int:
