@@ -111,6 +111,13 @@ class PromptBuilder:
         frames[-1, :k] = self._config.end_code
         return frames
 
+    def context_frames(self, context: Sequence[Segment]) -> Frames:
+        """Frames (T, K + 1) of what was said before: of each segment its text, its codes and the end."""
+        parts = [np.empty((0, self._config.codebooks + 1), dtype=np.int32)]
+        for segment in context:
+            parts += [self.text_frames(segment.text, segment.speaker), self.audio_frames(segment.codes)]
+        return np.concatenate(parts)
+
     def build(
         self, text: str, speaker: int, context: Sequence[Segment] = (), *, max_frames: int | None = None
     ) -> Frames:
@@ -119,12 +126,9 @@ class PromptBuilder:
         Raises PromptTooLong when the prompt, or the prompt and ``max_frames`` of new speech, does not fit the
         backbone's positions; InputError for text with nothing to say.
         """
-        parts = []
-        for segment in context:
-            parts += [self.text_frames(segment.text, segment.speaker), self.audio_frames(segment.codes)]
-        parts.append(self.text_frames(text, speaker))
-        frames = np.concatenate(parts)
-        self._check_length(len(frames), len(parts[-1]), max_frames)
+        own = self.text_frames(text, speaker)
+        frames = np.concatenate([self.context_frames(context), own])
+        self._check_length(len(frames), len(own), max_frames)
         return frames
 
     def _check_length(self, prompt: int, text: int, max_frames: int | None) -> None:

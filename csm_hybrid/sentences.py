@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 # The longest utterance, in characters: about 17 seconds of English, well within CSM's usual 30.
 LONGEST_PIECE = 250
 # The shortest piece that is spoken before the text after it is known: a bare "Yes." or "1." gives the model too
 # little to go on.
 SHORTEST_PIECE = 10
+
+# A line at least this long, in characters, was broken to fit a width: its sentence goes on in the next one.
+_WRAPPED = 45
+_ITEM = re.compile(r"\s*(?:[-*•–—]|\d{1,3}[.)])\s")  # the beginning of an item of a list
 
 _CLOSING = "\"'”’»)]}"
 # An end mark with the quotes and brackets that close after it, then white space; CJK marks need no space.
@@ -32,20 +37,34 @@ def speakable(text: str) -> bool:
 
 def split(text: str, longest: int = LONGEST_PIECE) -> list[str]:
     """Pieces of at most ``longest`` characters that end where sentences do, as few as can be; their words are
-    the text's. Text that fits is one piece, as it stands.
+    the text's. Text that fits is one piece, as it stands. What ends without a mark, as headings do, ends its piece.
     """
     if len(text) <= longest:
         return [text]
     splitter = SentenceSplitter(longest)
-    sentences = [s for s in (*splitter.feed(text), *splitter.flush()) if speakable(s)] or [text[:longest]]
+    sentences = []
+    for line in _unwrapped(text):
+        sentences += splitter.feed(line + "\n")
+    sentences = [s for s in (*sentences, *splitter.flush()) if speakable(s)] or [text[:longest]]
     pieces = sentences[:1]
     for sentence in sentences[1:]:
         joined = f"{pieces[-1]} {sentence}"
-        if len(joined) <= longest:
+        if len(joined) <= longest and not pieces[-1][-1].isalnum():
             pieces[-1] = joined
         else:
             pieces.append(sentence)
     return pieces
+
+
+def _unwrapped(text: str) -> Iterator[str]:
+    """The lines of a text, each whole again where it was broken to fit a width."""
+    parts: list[str] = []
+    for line in text.splitlines():
+        if parts and (len(parts[-1]) < _WRAPPED or not line.strip() or _ITEM.match(line)):
+            yield " ".join(parts)
+            parts = []
+        parts.append(line.rstrip())
+    yield " ".join(parts)
 
 
 class SentenceSplitter:

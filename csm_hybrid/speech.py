@@ -30,14 +30,15 @@ from .errors import InputError
 from .model.bundle import Bundle
 from .model.config import ModelConfig, Sampling
 from .model.resolve import embedded_voice
+from .passage import DEFAULT_HISTORY, Passage
 from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
+from .sentences import speakable, split
 from .streams import FinishReason, Request, StageTimes, Stream
 from .threads import default_threads
 
 # csm.rs's defaults, for a model file that brings none of its own.
 DEFAULT_TEMPERATURE = 0.7
 DEFAULT_TOP_K = 100
-DEFAULT_MAX_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,52 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
     Every chunk is a float32 array (n,) in -1..1. Close it, or leave its ``with`` block, to stop early.
     """
 
-    def __init__(self, model: Model, stream: Stream, buffer_frames: int) -> None:
+    def __init__(self, model: Model, passage: Passage, pieces: Sequence[str], buffer_frames: int) -> None:
         self._model = model
-        self._stream = stream
+        self._passage = passage
+        self._pieces = pieces
         self._buffer_frames = buffer_frames
         self._begin = time.perf_counter()
         self.first_audio_seconds: float | None = None
+        self._submitted = 0
+        # Of the pieces whose audio has been taken: how many, their codes, whether one was cut.
+        self._ended = 0
+        self._codes: list[NDArray[np.int32]] = []
+        self._cut = False
+        self._stream = self._submit(None)
+        self._following = self._submit(self._stream) if len(pieces) > 1 else None
 
     def __next__(self) -> NDArray[np.float32]:
-        stream = self._stream
-        self._model._advance(stream, self._buffer_frames)
-        if stream.error is not None:
-            raise stream.error
-        if not stream.audio:
-            raise StopIteration
+        while True:
+            stream = self._stream
+            self._model._advance(stream, self._buffer_frames)
+            if stream.error is not None:
+                raise stream.error
+            if stream.audio:
+                break
+            if self._following is None:
+                raise StopIteration
+            self._go_on(self._following)
         if self.first_audio_seconds is None:
             self.first_audio_seconds = time.perf_counter() - self._begin
         count = min(len(stream.audio), self._buffer_frames)
         return np.concatenate([stream.audio.popleft() for _ in range(count)])
+
+    def _submit(self, after: Stream | None) -> Stream:
+        """Hands the next piece to the engine."""
+        request = self._passage.request(self._pieces[self._submitted], alone=len(self._pieces) == 1)
+        self._submitted += 1
+        return self._model._submit(request, after)
+
+    def _go_on(self, following: Stream) -> None:
+        """Turns to the next piece, and has the one after it wait behind it."""
+        self._ended += 1
+        self._codes += self._stream.codes
+        self._cut = self._cut or self._stream.finish_reason == "length"
+        self._stream, self._following = following, None
+        most = self._passage.most_frames
+        if self._submitted < len(self._pieces) and (most is None or self.frames < most):
+            self._following = self._submit(following)
 
     def __enter__(self) -> SpeechStream:
         return self
@@ -96,23 +125,34 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
     @property
     def finish_reason(self) -> FinishReason | None:
         """``eos`` (the model ended the speech), ``length``, ``cancelled``, ``error``; None while it runs."""
-        return self._stream.finish_reason
+        reason = self._stream.finish_reason
+        if reason in ("cancelled", "error"):
+            return reason
+        if reason is None or self._following is not None:
+            return None
+        return "length" if self._cut else reason
 
     @property
     def frames(self) -> int:
         """Frames made so far."""
-        return self._stream.frames
+        return len(self._codes) + self._stream.frames
+
+    @property
+    def share(self) -> float:
+        """The share of the text whose pieces have been spoken, 0 to 1."""
+        spoken = sum(map(len, self._pieces[: self._ended]))
+        return 1.0 if self.finish_reason in ("eos", "length") else spoken / sum(map(len, self._pieces))
 
     @property
     def seed(self) -> int:
-        """The seed in use; given again, it repeats the utterance exactly."""
-        return self._stream.seed
+        """The seed in use; given again, it repeats the speech exactly."""
+        return self._passage.seed
 
     @property
     def codes(self) -> NDArray[np.int32]:
         """The codes made so far, (F, K) int32."""
         k = self._model.config.codebooks
-        return np.array(self._stream.codes, dtype=np.int32).reshape(-1, k)
+        return np.array([*self._codes, *self._stream.codes], dtype=np.int32).reshape(-1, k)
 
 
 class Model:
@@ -195,26 +235,37 @@ class Model:
         temperature: float | None = None,
         top_k: int | None = None,
         seed: int | None = None,
-        max_seconds: float = DEFAULT_MAX_SECONDS,
+        max_seconds: float | None = None,
         buffer_frames: int = 1,
         context: Sequence[Segment] = (),
         template: str | None = None,
+        history: float = DEFAULT_HISTORY,
     ) -> SpeechStream:
-        """Speaks ``text``; gives its sound in chunks of ``buffer_frames`` frames (80 ms each for CSM-1B).
+        """Speaks ``text``; gives its sound in chunks of up to ``buffer_frames`` frames (80 ms each for CSM-1B).
 
+        Text beyond 250 characters is spoken in pieces, each with the last ``history`` seconds as context.
         ``temperature`` (0 is greedy) and ``top_k`` default to the model file's own, else to 0.7 and 100.
-        ``seed`` (0 to 2**63 - 1) repeats an utterance exactly. The sound does not depend on ``buffer_frames``.
+        ``seed`` (0 to 2**63 - 1) repeats a speech exactly. ``max_seconds`` bounds the whole speech; without it, a
+        piece has 30 s. The sound does not depend on ``buffer_frames``.
         Raises InputError and PromptTooLong at once; errors while speaking come from the iterator.
         """
         if buffer_frames < 1:
             raise InputError(f"the buffer must be at least 1 frame, not {buffer_frames}")
         if seed is not None and not 0 <= seed < 2**63:
             raise InputError(f"the seed must lie in 0..2**63-1, not {seed}")
-        frames = self.max_frames(max_seconds)
-        prompt = self.prompt(text, speaker, context, template=template, max_frames=frames)
-        request = Request(prompt, self.sampling(temperature, top_k), frames, seed)
-        with self._lock:
-            return SpeechStream(self, self._engine.submit(request), buffer_frames)
+        passage = Passage(
+            self,
+            speaker=speaker,
+            context=context,
+            template=template,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            max_seconds=max_seconds,
+            history=history,
+        )
+        pieces = [piece for piece in split(text) if speakable(piece)] or [text]
+        return SpeechStream(self, passage, pieces, buffer_frames)
 
     def speak(self, text: str, **settings: object) -> Speech:
         """Speaks ``text`` and returns it whole; takes the settings of ``stream``."""
@@ -279,6 +330,10 @@ class Model:
             with self._lock:
                 if not stream.finished:
                     self._engine.step()
+
+    def _submit(self, request: Request, after: Stream | None) -> Stream:
+        with self._lock:
+            return self._engine.submit(request, after=after)
 
     def _cancel(self, stream: Stream) -> None:
         with self._lock:

@@ -6,9 +6,11 @@ import io
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +89,63 @@ def test_text_comes_from_a_pipe_or_a_file_and_sound_goes_to_a_pipe(tmp_path: Pat
     assert len(by_file.stdout) > 24000
 
 
+SENTENCE = "The sun was shining when we left the house, and there was nobody in the street. "
+
+
+def test_long_text_is_spoken_to_its_end_piece_by_piece(tmp_path: Path) -> None:
+    """Each piece knows what was said before, and all of it comes back with the seed."""
+    pieces = [(SENTENCE * 3).strip(), "I have never seen such a beautiful place in all my life, said the old man."]
+    text = " ".join(pieces)
+    (tmp_path / "text.txt").write_text(text.replace(", ", ",\n"))
+    result = csm("say", "--text-file", tmp_path / "text.txt", "-o", tmp_path / "long.wav", "--seed", 5)
+    assert result.returncode == 0, result.stderr.decode()
+    assert "the model ended it" in result.stderr.decode()
+    sound, rate = soundfile.read(tmp_path / "long.wav", dtype="int16")
+
+    from csm_hybrid.audio import to_int16
+    from csm_hybrid.speech import load
+    from csm_hybrid.streams import Request, Stream
+
+    with load() as model:
+        streams: list[Stream] = []
+        for seed, piece in enumerate(pieces, start=5):
+            request = Request(model.prompt(piece), model.sampling(), 375, seed, history=187)
+            streams.append(model.engine.submit(request, after=streams[-1] if streams else None))
+            while model.engine.step():
+                pass
+    expected = np.concatenate([to_int16(chunk) for stream in streams for chunk in stream.audio])
+    assert np.array_equal(sound, expected)
+    assert 12 < len(sound) / rate < 40
+
+
+def test_a_limit_holds_for_the_whole_of_a_long_text(tmp_path: Path) -> None:
+    path = tmp_path / "cut.wav"
+    result = csm("say", SENTENCE * 20, "--max-audio-len-ms", 25_000, "-o", path, "--seed", 1)
+    assert "--max-audio-len-ms" in result.stderr.decode()
+    assert soundfile.info(path).frames == int(25 * 12.5) * 1920
+
+
+def test_long_text_flows_as_it_is_made_and_an_interruption_keeps_what_was_spoken(tmp_path: Path) -> None:
+    path = tmp_path / "part.wav"
+    program = "from csm_hybrid.cli import main; main()"
+    command = [sys.executable, "-c", program, "say", SENTENCE * 400, "-o", "-", "--buffer-size", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert len(process.stdout.read(200_000)) == 200_000  # four seconds of half an hour
+        process.kill()
+    command[-3:] = [str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob(".part.wav.*")) or next(tmp_path.glob(".part.wav.*")).stat().st_size < 400_000:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["part.wav"]
+    assert soundfile.info(path).frames > 190_000
+
+
 def test_no_torch_on_the_way_from_text_to_sound(tmp_path: Path) -> None:
     program = (
         "import sys, csm_hybrid; m = csm_hybrid.load(); m.speak('One.', max_seconds=0.3);"
@@ -141,7 +200,7 @@ def test_speech_is_cut_at_the_longest_length(tmp_path: Path) -> None:
         (["say", "--text-file", "missing.txt"], 2, "missing.txt"),
         (["say", "Hello.", "--tokenizer-template", "no place"], 2, "{text}"),
         (["say", "Hello.", "--tokenizer-template", "{text}{name}"], 2, "{name}"),
-        (["say", "word " * 3000], 2, "positions"),
+        (["say", "Hello.", "--tokenizer-template", "word " * 3000 + "{text}"], 2, "positions"),
     ],
 )
 def test_bad_input_is_one_clear_line(args: list[str], code: int, words: str, tmp_path: Path) -> None:

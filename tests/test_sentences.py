@@ -50,6 +50,34 @@ def test_long_text_is_cut_where_sentences_end() -> None:
     assert len(pieces) == 3
 
 
+WRAPPED = """CHAPTER ONE
+
+It was a bright cold day in mid April, and the
+clocks of the town were striking one after the other. A man
+who held his chin down against the wind slipped in quickly.
+
+He had brought with him
+- a lamp with a green shade that somebody had given to him
+- a book that he had found
+
+Then he sat down, and for a long time he did not say a word
+to anybody; nor did anybody say a word to him until Mr.
+Brown came in.
+"""
+
+
+def test_lines_that_were_broken_to_fit_a_width_are_whole_again_and_headings_stand_alone() -> None:
+    assert split(WRAPPED, longest=120) == [
+        "CHAPTER ONE",
+        "It was a bright cold day in mid April, and the clocks of the town were striking one after the other.",
+        "A man who held his chin down against the wind slipped in quickly. He had brought with him",
+        "- a lamp with a green shade that somebody had given to him",
+        "- a book that he had found",
+        "Then he sat down, and for a long time he did not say a word to anybody;",
+        "nor did anybody say a word to him until Mr. Brown came in.",
+    ]
+
+
 def test_a_sentence_that_is_too_long_is_cut_at_a_comma_or_a_space() -> None:
     assert all(p.endswith(",") for p in split("and then some more words, " * 30)[:-1])
     assert all(len(p) <= LONGEST_PIECE for p in split("word " * 200))

@@ -27,6 +27,7 @@ from csm_hybrid.cli.serve import serve
 from csm_hybrid.streams import Request
 
 TEXT = "The sun was shining when we left the house."
+LONG = f"{TEXT} I have never seen such a beautiful place. " * 4  # spoken in pieces
 START_SECONDS = 60.0
 
 
@@ -66,11 +67,11 @@ def post(base: str, key: str = "", **more: Any) -> bytes:
 
 def test_the_server_says_what_the_library_says_and_finishes_before_it_ends() -> None:
     with csm_hybrid.load() as model:
-        samples = model.speak(TEXT, seed=3).samples
+        samples = model.speak(LONG, seed=3).samples
     wanted = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
     with running("--slots", "2") as (process, base):
         heard: list[bytes] = []
-        client = threading.Thread(target=lambda: heard.append(post(base)))
+        client = threading.Thread(target=lambda: heard.append(post(base, input=LONG)))
         client.start()
         deadline = time.monotonic() + 10
         while b"csm_running 1.0" not in urllib.request.urlopen(base + "/metrics").read():

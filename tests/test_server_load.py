@@ -317,3 +317,18 @@ async def test_stopping_the_worker_ends_what_runs(slots: int) -> None:
         assert all(error is not None or b"shutting_down" in data for data, error in outcomes)
         async with served.client.get("/health") as answer:
             assert answer.status == 503
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_audio_len_ms": 60_000}])
+@asynchronous
+async def test_a_long_speech_is_not_broken_off_for_one_that_waits(limit: dict[str, int]) -> None:
+    """Between its pieces it keeps the slot; one that comes meanwhile starts when it has been made."""
+    voice = Voice(slots=1, seconds=0.005)
+    async with serving(voice) as served:
+        long = asyncio.create_task(_outcome(served, TEXT * 12, **limit))  # pieces of seven sentences
+        await until(lambda: voice.engine.running == 1)
+        other = asyncio.create_task(served.speak(TEXT))
+        await until(lambda: voice.engine.waiting == 1)
+        done, _ = await asyncio.wait({long, other}, return_when="FIRST_COMPLETED")
+        assert done == {long}
+        assert (await other)[0] == 200

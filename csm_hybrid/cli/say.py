@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_TEXT = "Hello there, this is a test"
 _END = {
     "eos": "the model ended it",
-    "length": "cut at the longest length, --max-audio-len-ms",
+    "length": "cut at the longest length, see --max-audio-len-ms",
     "cancelled": "interrupted",
 }
 
@@ -52,9 +52,14 @@ _END = {
 @click.option(
     "--max-audio-len-ms",
     type=click.FloatRange(0, min_open=True),
-    default=30000,
+    help="The longest audio, in milliseconds.  [default: 30000 for each piece of the text]",
+)
+@click.option(
+    "--history",
+    type=click.FloatRange(0),
+    default=15.0,
     show_default=True,
-    help="The longest audio, in milliseconds.",
+    help="Seconds of what a long text has said that are context for what follows; keeps the voice steady.",
 )
 @click.option(
     "--buffer-size",
@@ -73,6 +78,8 @@ _END = {
 def say(**values: Any) -> None:
     """Speak TEXT into an audio file (csm_output.wav unless --output names another).
 
+    Text of any length is spoken, a few sentences at a time, and written as it is made.
+
     \b
     csm-hybrid say "Hello from a small voice."
     csm-hybrid say "Hello." --weights-path csm-1b-q8_0.gguf -o hello.mp3
@@ -89,6 +96,7 @@ def say(**values: Any) -> None:
 
     if output is not None and output != "-":
         check_output(Path(output))
+    longest = values["max_audio_len_ms"]
     with Model(find_model(flags, quiet=quiet), **settings) as model:
         stream = model.stream(
             text,
@@ -96,7 +104,8 @@ def say(**values: Any) -> None:
             temperature=values["temperature"],
             top_k=values["top_k"],
             seed=values["seed"],
-            max_seconds=values["max_audio_len_ms"] / 1000,
+            max_seconds=None if longest is None else longest / 1000,
+            history=values["history"],
             buffer_frames=values["buffer_size"],
             template=values["tokenizer_template"],
         )
@@ -167,6 +176,8 @@ class _Progress:
         speed = seconds / (time.perf_counter() - self._begin)
         first = self._stream.first_audio_seconds
         text = f"{seconds:.2f} s spoken, {speed:.1f}x real time"
+        if 0.0 < self._stream.share < 1.0:
+            text = f"{self._stream.share:.0%} of the text, {text}"
         return text if first is None else f"{text}, first audio after {first:.2f} s"
 
     def update(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -72,8 +72,10 @@ async def _body(request: web.Request, server: Server) -> bytes:
 
 
 async def _speak(server: Server, text: str, how: Manner, record: Record, reply: _Reply) -> None:
-    speech = Speech(server.voice, server.worker, how, server.settings.history)
-    samples = speech.samples(_pieces(text))
+    pieces = [piece for piece in split(text) if speakable(piece)]
+    speech = Speech(server.voice, server.worker, how, server.settings.history, alone=len(pieces) == 1)
+    record.seed = speech.account.seed
+    samples = speech.samples(_each(pieces))
     async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
         # Whatever goes wrong before the first sound is answered with a status.
         first = await anext(chunks)
@@ -81,15 +83,14 @@ async def _speak(server: Server, text: str, how: Manner, record: Record, reply: 
         await reply.send(first)
         async for chunk in chunks:
             await reply.send(chunk)
-    record.seed = speech.account.seed
+    record.cut = speech.account.cut
     await reply.end(usage(speech.account))
     record.outcome = "ok" if record.audio_seconds else "empty"
 
 
-async def _pieces(text: str) -> AsyncIterator[str]:
-    for piece in split(text):
-        if speakable(piece):
-            yield piece
+async def _each(pieces: Sequence[str]) -> AsyncIterator[str]:
+    for piece in pieces:
+        yield piece
 
 
 class Stalled(Exception):

@@ -28,6 +28,7 @@ class Record:
     characters: int = 0
     audio_seconds: float = 0.0
     seed: int | None = None
+    cut: bool = False  # whether the longest length ended it
     outcome: str = "internal_error"
     underruns: int = 0
     begin: float = field(default_factory=time.monotonic)
@@ -69,6 +70,7 @@ class Record:
             "speed": None if self.speed is None else round(self.speed, 2),
             "seconds": round(time.monotonic() - self.begin, 3),
             "seed": self.seed,
+            "cut": self.cut or None,
             "outcome": self.outcome,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..passage import DEFAULT_HISTORY
 from .schema import MAX_INPUT_CHARS
 
 
@@ -20,9 +21,7 @@ class Settings:
     max_input_chars: int = MAX_INPUT_CHARS
     request_timeout: float = 600.0  # from arrival to the last byte
     stall_timeout: float = 60.0  # how long a reader may take nothing
-    # How much of what a speech has said is context for what follows in it: CSM keeps its voice by it. More makes a
-    # steadier voice and a dearer prompt; small models lose the thread when it gets long.
-    history: float = 15.0
+    history: float = DEFAULT_HISTORY  # how much of what a speech has said is context for what follows in it
     shutdown_timeout: float = 30.0  # how long what runs may go on after SIGTERM
     body_timeout: float = 30.0  # how long a request's body may take to arrive
     slow_readers: int = 64  # speeches made and still being fetched, beyond those in slots and queue

@@ -1,44 +1,38 @@
 """One speech, from text to samples: pieces of text, one utterance each, in one unbroken sound.
 
-Text longer than an utterance should be is spoken in pieces (csm_hybrid.sentences). Each piece continues the one
-before, with the last seconds that were said as its context, so that voice and melody go on. One piece is made ahead
-while its predecessor is being heard; a slow listener thus never holds a slot idle, and what is buffered for him stays
-below two utterances.
+While a piece is being heard, the next one is made ahead (csm_hybrid.passage tells what pieces are), or several that
+are short: a fast listener thus finds no gap between them, a slow one never holds a slot idle, and what is buffered
+for him stays below a few utterances.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..streams import Request
+from ..passage import Passage, Speaker
+from ..sentences import LONGEST_PIECE
 from .errors import invalid
 from .schema import Manner
-from .worker import Outcome, Utterance, Worker
+from .worker import Utterance, Worker
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from ..model.config import ModelConfig, Sampling
-    from ..prompt import Frames, PromptBuilder
 
-# The longest utterance when the request does not say, in seconds.
-LONGEST_UTTERANCE = 30.0
 # Most samples handed on at once: two seconds.
 _MOST_FRAMES = 25
-# A prompt that leaves less room than this for its speech, in seconds, is refused.
-_LEAST_ROOM = 2.0
+# Most pieces that are made ahead.
+_MOST_AHEAD = 4
 
 
-class Voice(Protocol):
+class Voice(Speaker, Protocol):
     """What the server needs of a model (csm_hybrid.Model is one)."""
-
-    config: ModelConfig
 
     @property
     def sample_rate(self) -> int:
@@ -48,125 +42,119 @@ class Voice(Protocol):
     def engine(self) -> Engine:
         """The engine, for the one thread that owns it."""
 
-    def builder(self, template: str | None = None) -> PromptBuilder:
-        """What makes prompts of texts."""
-
-    def sampling(self, temperature: float | None = None, top_k: int | None = None) -> Sampling:
-        """The settings given, completed by defaults."""
-
-    def max_frames(self, seconds: float) -> int:
-        """How many frames fit in a time."""
-
     def close(self) -> None:
         """Frees the model's memory."""
 
 
 @dataclass
 class Account:
-    """What a speech has used and given so far."""
+    """What a speech has used and given so far; ``seed`` repeats it."""
 
+    seed: int
     text_tokens: int = 0
     frames: int = 0
     characters: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
+    cut: bool = False  # whether any of its utterances was
 
-    @property
-    def seed(self) -> int | None:
-        """The seed of the first utterance; given again, it repeats the speech."""
-        return self.outcomes[0].seed if self.outcomes else None
 
-    @property
-    def reason(self) -> str:
-        """How the speech ended: ``length`` when any of its utterances was cut."""
-        return "length" if any(o.reason == "length" for o in self.outcomes) else "eos"
+@dataclass(frozen=True)
+class _Spoken:
+    """A piece on its way, and how long its text is."""
+
+    utterance: Utterance
+    characters: int
 
 
 class Speech:
-    """Speaks pieces of text one after the other, in one manner. Close it to stop."""
+    """Speaks pieces of text one after the other, in one manner. Close it to stop.
 
-    def __init__(self, voice: Voice, worker: Worker, manner: Manner, history_seconds: float) -> None:
-        self._voice = voice
+    ``alone`` tells that there will be one piece only. Raises ApiError for a manner that breaks a rule.
+    """
+
+    def __init__(
+        self, voice: Voice, worker: Worker, manner: Manner, history_seconds: float, *, alone: bool = False
+    ) -> None:
+        self._frame_samples = voice.config.codec.frame_samples
         self._worker = worker
-        self._manner = manner
-        self._sampling = voice.sampling(manner.temperature, manner.top_k)
+        self._alone = alone
         try:
-            self._builder = voice.builder(manner.template)
+            self._passage = Passage(
+                voice,
+                speaker=manner.speaker,
+                template=manner.template,
+                temperature=manner.temperature,
+                top_k=manner.top_k,
+                seed=manner.seed,
+                max_seconds=manner.max_seconds,
+                history=history_seconds,
+                pace=manner.speed,
+            )
         except InputError as error:
             raise invalid(str(error), "tokenizer_template") from error
-        self._history = round(history_seconds * voice.config.frame_rate)
-        self._spoken = 0  # utterances submitted
-        self._live: list[Utterance] = []
-        self.account = Account()
+        self._live: list[_Spoken] = []  # submitted, and not yet taken to the end
+        self._heard = asyncio.Event()  # set when one has been taken to its end
+        self.account = Account(self._passage.seed)
 
     async def samples(self, pieces: AsyncIterator[str]) -> AsyncGenerator[NDArray[np.int16]]:
         """Samples (n,) int16 of all pieces, as they are made.
 
         Raises ApiError, InputError, QueueFull, WaitedTooLong, Ended and the engine's errors.
         """
-        current = await self._next(pieces, None)
+        line: asyncio.Queue[_Spoken | None] = asyncio.Queue()
+        feeding = asyncio.create_task(self._feed(pieces, line))
         try:
-            while current is not None:
-                following = asyncio.ensure_future(self._next(pieces, current))
-                try:
-                    async for chunk in self._drain(current):
-                        yield chunk
-                    current = await following
-                finally:
-                    # Where it is not needed any more, its failure does not matter either.
-                    following.cancel()
-                    await asyncio.wait({following})
-                    _ = following.cancelled() or following.exception()
+            while (spoken := await line.get()) is not None:
+                async for chunk in self._drain(spoken):
+                    yield chunk
+            await feeding
         finally:
+            # Where it is not needed any more, its failure does not matter either.
+            feeding.cancel()
+            await asyncio.wait({feeding})
+            _ = feeding.cancelled() or feeding.exception()
             self.close()
 
     def close(self) -> None:
         """Stops what is being spoken."""
-        for utterance in self._live:
-            self._worker.cancel(utterance)
+        for spoken in self._live:
+            self._worker.cancel(spoken.utterance)
         self._live.clear()
 
-    async def _drain(self, utterance: Utterance) -> AsyncGenerator[NDArray[np.int16]]:
-        most = _MOST_FRAMES * self._voice.config.codec.frame_samples
-        while (chunk := await utterance.take(most)) is not None:
+    async def _drain(self, spoken: _Spoken) -> AsyncGenerator[NDArray[np.int16]]:
+        most = _MOST_FRAMES * self._frame_samples
+        while (chunk := await spoken.utterance.take(most)) is not None:
             yield chunk
-        self._live.remove(utterance)
-        self.account.outcomes.append(utterance.outcome)
-        self.account.frames += utterance.outcome.frames
+        self._live.remove(spoken)
+        self._heard.set()
+        outcome = spoken.utterance.outcome
+        self.account.frames += outcome.frames
+        self.account.cut = self.account.cut or outcome.reason == "length"
 
-    async def _next(self, pieces: AsyncIterator[str], after: Utterance | None) -> Utterance | None:
-        """Submits the next piece; None when there is none, or no time left for it."""
-        piece = await anext(pieces, None)
-        if piece is None:
-            return None
-        limit = await self._limit(after)
-        if limit == 0:
-            return None
-        # On another thread: a long text takes milliseconds to tokenise.
-        prompt = await asyncio.to_thread(self._prompt, piece, limit)
-        self.account.text_tokens += len(prompt)
-        self.account.characters += len(piece)
-        room = max(1, self._voice.config.backbone.positions - len(prompt))
-        seed = self._manner.seed
-        seed = None if seed is None else (seed + self._spoken) % 2**63
-        request = Request(prompt, self._sampling, min(limit, room), seed, history=self._history)
-        utterance = self._worker.submit(request, after=after)
-        self._spoken += 1
-        self._live.append(utterance)
-        return utterance
+    async def _feed(self, pieces: AsyncIterator[str], line: asyncio.Queue[_Spoken | None]) -> None:
+        """Submits the pieces, each a little before it is needed, and puts them into ``line``; None is the end."""
+        last: Utterance | None = None
+        most = self._passage.most_frames
+        try:
+            async for piece in pieces:
+                while not self._room():
+                    self._heard.clear()
+                    await self._heard.wait()
+                if most is not None and self.account.frames >= most:
+                    break
+                # On another thread: a long text takes milliseconds to tokenise.
+                request = await asyncio.to_thread(self._passage.request, piece, alone=self._alone)
+                last = self._worker.submit(request, after=last)
+                self.account.text_tokens += len(request.prompt)
+                self.account.characters += len(piece)
+                spoken = _Spoken(last, len(piece))
+                self._live.append(spoken)
+                line.put_nowait(spoken)
+        finally:
+            line.put_nowait(None)
 
-    async def _limit(self, after: Utterance | None) -> int:
-        """The most frames of the next utterance. A limit for the whole speech makes it wait for the one before."""
-        seconds = self._manner.max_seconds
-        if seconds is None:
-            return self._voice.max_frames(LONGEST_UTTERANCE)
-        total = self._voice.max_frames(seconds)
-        if after is not None:
-            await after.wait()
-            if after.failed:
-                return 0
-            total -= self.account.frames + (after.outcome.frames if after in self._live else 0)
-        return max(0, total)
-
-    def _prompt(self, piece: str, limit: int) -> Frames:
-        least = min(limit, self._voice.max_frames(_LEAST_ROOM))
-        return self._builder.build(piece, self._manner.speaker, max_frames=least)
+    def _room(self) -> bool:
+        """Whether the next piece may be submitted: behind the one that is being heard, one piece of the longest
+        kind is made ahead, or a few short ones.
+        """
+        ahead = self._live[1:]
+        return not ahead or (len(ahead) < _MOST_AHEAD and sum(s.characters for s in ahead) < LONGEST_PIECE // 2)

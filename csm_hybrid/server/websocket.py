@@ -203,6 +203,7 @@ class _Session:
     async def _deliver(self, turn: _Turn) -> None:
         server, how, record = self._server, turn.how, turn.record
         speech = Speech(server.voice, server.worker, how, server.settings.history)
+        record.seed = speech.account.seed
         samples = speech.samples(turn.pieces())
         rate = server.voice.sample_rate
         async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
@@ -213,7 +214,7 @@ class _Session:
                     await self._send({"type": "started", "format": how.response_format, "sample_rate": rate})
                 async with timeout(server.settings.stall_timeout):
                     await self._socket.send_bytes(chunk)
-        record.seed = speech.account.seed
+        record.cut = speech.account.cut
         seconds = round(record.audio_seconds, 3)
         await self._send({"type": "done", "usage": usage(speech.account), "audio_seconds": seconds})
 

@@ -1,0 +1,100 @@
+"""A whole speech: text of any length, spoken in pieces that continue one another.
+
+Long text is cut into pieces (csm_hybrid.sentences), each one utterance of the model. What was said last is the
+context of what follows, so that voice and melody go on. The command line, the library and the server all make
+their requests here, so that the same text, voice and seed give the same sound everywhere.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from .streams import Request
+
+if TYPE_CHECKING:
+    from .model.config import ModelConfig, Sampling
+    from .prompt import PromptBuilder, Segment
+
+# The longest utterance when nothing else is said, in seconds.
+LONGEST_UTTERANCE = 30.0
+# How much of what a speech has said is context for what follows in it, in seconds: CSM keeps its voice by it. More
+# makes a steadier voice and a dearer prompt; small models lose the thread when it gets long.
+DEFAULT_HISTORY = 15.0
+# A prompt that leaves less room than this for its speech, in seconds, is refused.
+_LEAST_ROOM = 2.0
+
+
+class Speaker(Protocol):
+    """What a passage needs of a model (csm_hybrid.Model is one)."""
+
+    config: ModelConfig
+
+    def builder(self, template: str | None = None) -> PromptBuilder:
+        """What makes prompts of texts."""
+
+    def sampling(self, temperature: float | None = None, top_k: int | None = None) -> Sampling:
+        """The settings given, completed by defaults."""
+
+    def max_frames(self, seconds: float) -> int:
+        """How many frames fit in a time."""
+
+
+class Passage:
+    """Makes the requests of one speech, piece by piece.
+
+    ``max_seconds`` bounds the whole speech; a piece is also bounded by LONGEST_UTTERANCE, unless it is all there is.
+    Piece n is drawn with ``seed`` + n; a seed is made up when none is given. ``pace`` is the speed at which it will
+    be heard. Raises InputError for settings that break a rule.
+    """
+
+    def __init__(
+        self,
+        model: Speaker,
+        *,
+        speaker: int = 0,
+        context: Sequence[Segment] = (),
+        template: str | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        max_seconds: float | None = None,
+        history: float = DEFAULT_HISTORY,
+        pace: float = 1.0,
+    ) -> None:
+        # 53 bits: a JSON reader that takes numbers for doubles keeps them exact.
+        self.seed = secrets.randbits(53) if seed is None else seed
+        self.most_frames = None if max_seconds is None else model.max_frames(max_seconds)
+        self._longest = model.max_frames(LONGEST_UTTERANCE)
+        self._least = model.max_frames(_LEAST_ROOM)
+        self._positions = model.config.backbone.positions
+        self._sampling = model.sampling(temperature, top_k)
+        self._builder = model.builder(template)
+        self._speaker = speaker
+        self._context = context
+        self._context_rows = len(self._builder.context_frames(context)) if context else 0
+        self._history = round(history * model.config.frame_rate)
+        self._pace = pace
+        self._count = 0
+
+    def request(self, piece: str, *, alone: bool = False) -> Request:
+        """The request for the next piece; ``alone`` when there is no other.
+
+        Raises PromptTooLong when the model has not room enough for it, InputError for text with nothing to say.
+        """
+        most = self._longest
+        if self.most_frames is not None:
+            most = self.most_frames if alone else min(most, self.most_frames)
+        prompt = self._builder.build(piece, self._speaker, self._context, max_frames=min(most, self._least))
+        number, self._count = self._count, self._count + 1
+        return Request(
+            prompt,
+            self._sampling,
+            max_frames=min(most, max(1, self._positions - len(prompt))),
+            seed=(self.seed + number) % 2**63,
+            context=self._context_rows,
+            history=self._history,
+            speech_frames=self.most_frames,
+            pace=self._pace,
+        )
