@@ -174,3 +174,31 @@ async def test_overload_is_told() -> None:
         _, told = await converse(served, [text(TEXT), FLUSH], until="error")
         assert told[-1]["error"]["code"] == "queue_full"
         running.cancel()
+
+
+@pytest.mark.parametrize("draining", [False, True])
+@asynchronous
+async def test_a_turn_whose_text_stops_coming_is_spoken_to_its_end(draining: bool) -> None:
+    """Without flush it would hold its place, and keep a server that shuts down from ending."""
+    async with serving(stall_timeout=60.0 if draining else 0.3) as served, served.client.ws_connect(PATH) as line:
+        await line.send_json(text("This is the first sentence. And here"))
+        assert (await line.receive_json())["type"] == "started"
+        served.server.draining = draining
+        _, told = await asyncio.wait_for(listen(line, "done"), 5)
+        assert told[-1]["type"] == "done"
+        assert not served.server.open
+        await line.send_json(text("And so it goes on."))
+        kind = (await asyncio.wait_for(line.receive_json(), 5))["type"]
+        assert kind == ("error" if draining else "started")
+
+
+@asynchronous
+async def test_text_that_comes_slowly_is_one_turn() -> None:
+    async with serving(stall_timeout=1.0) as served, served.client.ws_connect(PATH) as line:
+        for word in "these words come one by one with a pause".split():
+            await line.send_json(text(word + " "))
+            await asyncio.sleep(0.2)
+        await line.send_json(FLUSH)
+        _, told = await listen(line, "done")
+        assert [t["type"] for t in told] == ["started", "done"]
+        assert told[-1]["usage"]["input_tokens"] > 40

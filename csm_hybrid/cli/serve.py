@@ -61,7 +61,8 @@ _SERVER_OPTIONS = [
         "--stall-timeout",
         type=click.FloatRange(0, min_open=True),
         default=60.0,
-        help="Seconds after which a client that takes no audio is dropped.",
+        help="Seconds after which a client that takes no audio is dropped, and a WebSocket's turn to which no more"
+        " text comes is complete.",
     ),
     click.option(
         "--history",

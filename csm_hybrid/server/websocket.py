@@ -4,7 +4,8 @@ The client sends JSON messages:
     {"type": "config", ...}          how to speak: the fields of POST /v1/audio/speech but for model and input;
                                      pcm and the voice alloy by default; holds from the next turn on
     {"type": "text", "text": "..."}  more text, cut anywhere; each sentence is spoken as soon as it is whole
-    {"type": "flush"}                the turn's text is complete: speak what is left
+    {"type": "flush"}                the turn's text is complete: speak what is left. So it is when no text has come
+                                     for --stall-timeout seconds, or for one when the server is shutting down
     {"type": "cancel"}               be silent: what is being spoken and what waits is dropped
 The server sends the audio of a turn as binary messages, one continuous encoding a turn, and JSON messages:
     {"type": "started", "format", "sample_rate"}    a turn's first audio follows
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ from .timing import timeout
 _DEFAULTS = {"voice": "alloy", "response_format": "pcm"}
 _FIELDS = tuple(field for field in voice_fields() if field.name != "stream_format")
 _HEARTBEAT = 30.0  # seconds between pings
+_DRAIN_PATIENCE = 1.0  # seconds that text may take to go on while the server is shutting down
+_POLL = 0.25  # seconds between looks at whether text has stopped coming
 # Text that has been sent and not yet been spoken may be as long as this many requests.
 _MOST_PENDING = 4
 
@@ -76,20 +80,25 @@ class _Backlog:
 class _Turn:
     """The text of one turn, sentence by sentence."""
 
-    def __init__(self, how: Manner, record: Record, backlog: _Backlog) -> None:
+    def __init__(self, how: Manner, record: Record, backlog: _Backlog, server: Server) -> None:
         self.how = how
         self.record = record
+        self.complete = False
+        self._server = server
         self._backlog = backlog
+        self._last = time.monotonic()  # when text came
         self._splitter = SentenceSplitter()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
 
     def add(self, text: str) -> None:
         """Takes more text."""
+        self._last = time.monotonic()
         self.record.characters += len(text)
         self._put(self._splitter.feed(text))
 
     def finish(self) -> None:
         """The text is complete."""
+        self.complete = True
         self._put(self._splitter.flush())
         self._sentences.put_nowait(None)
 
@@ -100,10 +109,22 @@ class _Turn:
 
     async def pieces(self) -> AsyncIterator[str]:
         """The sentences, each as soon as it is whole."""
-        while (sentence := await self._sentences.get()) is not None:
+        while (sentence := await self._next()) is not None:
             self._backlog.characters -= len(sentence)
             if speakable(sentence):
                 yield sentence
+
+    async def _next(self) -> str | None:
+        """The next sentence, or None at the end. A turn whose text has stopped coming is brought to its end: it
+        would hold its place, and the server's shutdown, for ever.
+        """
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                async with timeout(_POLL):
+                    return await self._sentences.get()
+            patience = _DRAIN_PATIENCE if self._server.draining else self._server.settings.stall_timeout
+            if not self.complete and time.monotonic() - self._last > patience:
+                self.finish()
 
 
 class _Session:
@@ -130,9 +151,9 @@ class _Session:
         elif kind == "text":
             self._add(message.pop("text", None))
         elif kind == "flush":
-            if self._turn is not None:
+            if self._turn is not None and not self._turn.complete:
                 self._turn.finish()
-                self._turn = None
+            self._turn = None
         elif kind == "cancel":
             await self._silence()
             await self._send({"type": "cancelled"})
@@ -163,10 +184,10 @@ class _Session:
         most = _MOST_PENDING * self._server.settings.max_input_chars
         if self._backlog.characters + len(text) > most:
             raise invalid(f"more than {most} characters wait to be spoken", "text", "string_above_max_length")
-        if self._turn is None:
+        if self._turn is None or self._turn.complete:
             self._count += 1
             record = Record(f"{self._name}.{self._count}", self._how.voice, self._how.response_format)
-            self._turn = _Turn(self._how, record, self._backlog)
+            self._turn = _Turn(self._how, record, self._backlog, self._server)
             self._turns.put_nowait(self._turn)
         if self._task is None:
             self._task = asyncio.create_task(self._run(self._turns))
