@@ -71,9 +71,10 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
         self._begin = time.perf_counter()
         self.first_audio_seconds: float | None = None
         self._submitted = 0
-        # Of the pieces whose audio has been taken: how many, their codes, whether one was cut.
+        # Of the pieces whose audio has been taken: how many, their codes and frames, whether one was cut.
         self._ended = 0
         self._codes: list[NDArray[np.int32]] = []
+        self._frames = 0
         self._cut = False
         self._stream = self._submit(None)
         self._following = self._submit(self._stream) if len(pieces) > 1 else None
@@ -103,7 +104,8 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
     def _go_on(self, following: Stream) -> None:
         """Turns to the next piece, and has the one after it wait behind it."""
         self._ended += 1
-        self._codes += self._stream.codes
+        self._codes.append(self._codes_of(self._stream))
+        self._frames += self._stream.frames
         self._cut = self._cut or self._stream.finish_reason == "length"
         self._stream, self._following = following, None
         most = self._passage.most_frames
@@ -135,7 +137,7 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
     @property
     def frames(self) -> int:
         """Frames made so far."""
-        return len(self._codes) + self._stream.frames
+        return self._frames + self._stream.frames
 
     @property
     def share(self) -> float:
@@ -151,8 +153,10 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
     @property
     def codes(self) -> NDArray[np.int32]:
         """The codes made so far, (F, K) int32."""
-        k = self._model.config.codebooks
-        return np.array([*self._codes, *self._stream.codes], dtype=np.int32).reshape(-1, k)
+        return np.concatenate([*self._codes, self._codes_of(self._stream)])
+
+    def _codes_of(self, stream: Stream) -> NDArray[np.int32]:
+        return np.array(stream.codes, dtype=np.int32).reshape(-1, self._model.config.codebooks)
 
 
 class Model:
