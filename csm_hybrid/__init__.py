@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Segment", "Speech", "SpeechStream", "__version__", "load"]
 
-# libgomp's idle threads, which llama.cpp leaves behind after each pass, spin for milliseconds by default and
-# take a core from the codebook decoder's threads, which run next; a short spin still bridges the gaps inside a
-# pass. libgomp reads it once, when it is loaded, so it must be set before anything imports llama_cpp.
+# Where the backbone runs on llama.cpp: libgomp's idle threads, left behind after each pass, spin for milliseconds by
+# default and take a core from the codebook decoder's threads, which run next; a short spin still bridges the gaps
+# inside a pass. libgomp reads it once, when it is loaded, so it must be set before anything imports llama_cpp.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 try:

@@ -99,7 +99,7 @@ class Linear:
     def __init__(self, *, data: NDArray[np.uint8], type: int, rows: int, cols: int, pool: ThreadPool) -> None: ...
     def multiply(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
-class DecoderConfig:
+class TowerConfig:
     def __init__(
         self,
         *,
@@ -111,10 +111,36 @@ class DecoderConfig:
         ffn: int,
         norm_eps: float,
         rope_theta: float,
-        codebooks: int,
-        vocab: int,
-        input_width: int,
+        positions: int,
     ) -> None: ...
+
+class Backbone:
+    def __init__(
+        self,
+        *,
+        config: TowerConfig,
+        vocab: int,
+        sequences: int,
+        tensors: Mapping[str, _Tensor],
+        pool: ThreadPool,
+    ) -> None: ...
+    def decode(
+        self,
+        *,
+        embeddings: NDArray[np.float32],
+        positions: NDArray[np.int32],
+        sequences: NDArray[np.int32],
+        outputs: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    def length(self, sequence: int) -> int: ...
+    def forget(self, sequence: int) -> None: ...
+    def measure(self, *, on: bool) -> None: ...
+    def parts(self) -> dict[str, float]: ...
+    @property
+    def weight_bytes(self) -> int: ...
+
+class DecoderConfig:
+    def __init__(self, *, tower: TowerConfig, codebooks: int, vocab: int, input_width: int) -> None: ...
 
 class CodebookDecoder:
     def __init__(self, *, config: DecoderConfig, tensors: Mapping[str, _Tensor], pool: ThreadPool) -> None: ...

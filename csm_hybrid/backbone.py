@@ -1,145 +1,152 @@
-"""The backbone: embeddings in, hidden states and codebook-0 logits out, several sequences in one context."""
+"""The backbone: embeddings in, hidden states and codebook-0 logits out, several sequences at once.
+
+Two engines run the same weights: ``native`` (this project's C++ on the CPU) and ``llama`` (llama.cpp's back
+ends).
+"""
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _llama
-from ._llama import llama
-from .errors import EngineError
+from . import _native
+from .errors import EngineError, ModelInvalid
+from .model.bundle import Bundle, TensorView
+from .model.config import ModelConfig
+from .towers import release_pages, resolve_engine, rope_divisors, tower_sizes
 
-if TYPE_CHECKING:
-    from .model.config import ModelConfig
-
-_GGML_TYPE_F32 = 0
-_UNQUANTISED = {llama.LLAMA_FTYPE_ALL_F32, llama.LLAMA_FTYPE_MOSTLY_F16, llama.LLAMA_FTYPE_MOSTLY_BF16}
-_NO_SLOT, _ABORTED = 1, 2
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 
 
-class Backbone:
-    """The Llama tower that looks at all positions, run by llama.cpp.
+class Backbone(Protocol):
+    """What the engine asks of a backbone: ``sequences`` independent streams of up to ``positions`` positions."""
 
-    ``sequences`` is how many independent streams one context holds, each of up to ``positions`` positions;
-    ``batch`` is the most positions that one pass takes (longer inputs are split). Quantised weights keep keys
-    and values in f16; unquantised ones in f32, which halves the error of the hidden states, unless
-    ``kv_f32`` decides.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        offset: int,
-        config: ModelConfig,
-        *,
-        threads: int,
-        sequences: int = 1,
-        positions: int | None = None,
-        batch: int = 512,
-        gpu_layers: int = -1,
-        kv_f32: bool | None = None,
-    ) -> None:
-        self.width = config.backbone.width
-        self.vocab = config.audio_vocab
-        self.sequences = sequences
-        self.positions = min(positions or config.backbone.positions, config.backbone.positions)
-        self.batch = batch
-        self._context: Any = None
-        self._model: Any = _llama.load_embedded(path, offset, what="backbone", gpu_layers=gpu_layers)
-        params = llama.llama_context_default_params()
-        params.n_ctx = self.positions * sequences
-        params.n_batch = params.n_ubatch = batch
-        params.n_seq_max = sequences
-        params.n_outputs_max = params.n_outputs_max_per_seq = 0  # as many as there are positions
-        params.n_threads = params.n_threads_batch = threads
-        params.embeddings = True
-        params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
-        if kv_f32 is None:
-            kv_f32 = _file_type(self._model) in _UNQUANTISED
-        if kv_f32:
-            params.type_k = params.type_v = _GGML_TYPE_F32
-            # Flash attention would round an f32 cache to f16 at every use.
-            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.offload_kqv = params.op_offload = gpu_layers != 0
-        try:
-            self._context = _llama.new_context(self._model, params, what="backbone")
-        except EngineError:
-            self.close()
-            raise
-        self._memory = llama.llama_get_memory(self._context)
-
-    def close(self) -> None:
-        """Frees the context and the model; safe to call twice."""
-        if self._context:
-            llama.llama_free(self._context)
-            self._context = None
-        if self._model:
-            llama.llama_model_free(self._model)
-            self._model = None
+    width: int
+    vocab: int
+    sequences: int
+    positions: int
 
     def decode(
-        self,
-        embeddings: NDArray[np.float32],
-        positions: NDArray[np.int32],
-        sequences: NDArray[np.int32],
-        outputs: NDArray[np.bool_],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self, embeddings: Float32, positions: Int32, sequences: Int32, outputs: NDArray[np.bool_]
+    ) -> tuple[Float32, Float32]:
         """One pass over N positions of any mix of sequences.
 
         Takes embeddings (N, width) float32, each one's position and sequence (N,) int32, and whether its
         result is wanted (N,) bool. Returns, for the M wanted ones in order, the hidden states after the final
         norm (M, width) and the codebook-0 logits (M, vocab), both float32.
 
-        Raises EngineError when llama.cpp fails; the sequences that took part are then undefined and must be
-        forgotten.
+        Raises EngineError when a sequence is full or a pass fails.
         """
-        hidden, logits = [], []
-        for start in range(0, len(embeddings), self.batch):
-            part = slice(start, start + self.batch)
-            h, c = self._decode_part(embeddings[part], positions[part], sequences[part], outputs[part])
-            hidden.append(h)
-            logits.append(c)
-        return np.concatenate(hidden), np.concatenate(logits)
 
     def forget(self, sequence: int) -> None:
         """Empties a sequence, so that it can start again at position 0."""
-        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def _decode_part(
-        self,
-        embeddings: NDArray[np.float32],
-        positions: NDArray[np.int32],
-        sequences: NDArray[np.int32],
-        outputs: NDArray[np.bool_],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        want = np.ascontiguousarray(outputs, dtype=np.int8)
-        status = _llama.decode(
-            self._context,
-            np.ascontiguousarray(embeddings, dtype=np.float32),
-            np.ascontiguousarray(positions, dtype=np.int32),
-            np.ascontiguousarray(sequences, dtype=np.int32),
-            want,
-        )
-        if status == _NO_SLOT:
-            raise EngineError(f"the backbone's context of {self.positions} positions per stream is full")
-        if status == _ABORTED:
-            raise EngineError("the backbone's pass was aborted")
-        if status != 0:
-            raise EngineError(f"the backbone's pass failed (llama_decode: {status}): {_llama.last_errors()}")
-        wanted = np.flatnonzero(want)
-        logits = np.empty((len(wanted), self.vocab), dtype=np.float32)
-        for row, index in enumerate(wanted):
-            values = llama.llama_get_logits_ith(self._context, int(index))
-            logits[row] = np.ctypeslib.as_array(values, (self.vocab,))
-        return _llama.hidden_states(self._context, wanted, self.width), logits
+    def close(self) -> None:
+        """Frees what it holds; safe to call twice."""
 
 
-def _file_type(model: Any) -> int | None:
-    """llama.cpp's file type of a loaded model (``general.file_type``), None where it is not said."""
-    buffer = ctypes.create_string_buffer(16)
-    length = llama.llama_model_meta_val_str(model, b"general.file_type", buffer, len(buffer))
-    return int(buffer.value) if length > 0 else None
+class NativeBackbone:
+    """The backbone in C++ on packed weights (csrc/backbone.h), keys and values in float32."""
+
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, TensorView], pool: _native.ThreadPool, *, sequences: int = 1
+    ) -> None:
+        """Pack the weights: the tower's and ``output.weight``, by llama.cpp's names. They may be dropped afterwards.
+
+        Raises ModelInvalid that lists everything missing or misshapen, EngineError where memory does not suffice.
+        """
+        self.width = config.backbone.width
+        self.vocab = config.audio_vocab
+        self.sequences = sequences
+        self.positions = config.backbone.positions
+        named = {"rope_freqs.weight": rope_divisors(config.backbone)} | dict(tensors)
+        try:
+            self._backbone: _native.Backbone | None = _native.Backbone(
+                config=tower_sizes(config.backbone), vocab=self.vocab, sequences=sequences, tensors=named, pool=pool
+            )
+        except ValueError as error:
+            raise ModelInvalid(f"{config.name}: {error}") from error
+        except MemoryError as error:
+            raise EngineError(
+                f"not enough memory for the backbone with {sequences} streams of {self.positions} positions;"
+                " use fewer slots or a smaller type of weights"
+            ) from error
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, pool: _native.ThreadPool, *, sequences: int = 1) -> NativeBackbone:
+        """Pack a model file's backbone, then let go of the pages of the file that were read for it."""
+        tensors = bundle.backbone_tensors()
+        backbone = cls(bundle.config, tensors, pool, sequences=sequences)
+        release_pages(tensor.data for tensor in tensors.values())
+        return backbone
+
+    @property
+    def _open(self) -> _native.Backbone:
+        if self._backbone is None:
+            raise EngineError("the backbone is closed")
+        return self._backbone
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights, which every pass reads."""
+        return self._open.weight_bytes
+
+    def measure(self, *, on: bool) -> None:
+        """Measure the parts of ``decode`` from now on, anew, or stop."""
+        self._open.measure(on=on)
+
+    def parts(self) -> dict[str, float]:
+        """Seconds spent in attention, feed_forward and head since ``measure``."""
+        return self._open.parts()
+
+    def decode(
+        self, embeddings: Float32, positions: Int32, sequences: Int32, outputs: NDArray[np.bool_]
+    ) -> tuple[Float32, Float32]:
+        """See :class:`Backbone`. A result does not depend, in any bit, on what else is in the pass, on how a
+        sequence is cut into passes, or on the number of threads; after an error nothing has changed.
+        """
+        try:
+            return self._open.decode(
+                embeddings=np.ascontiguousarray(embeddings, dtype=np.float32),
+                positions=np.ascontiguousarray(positions, dtype=np.int32),
+                sequences=np.ascontiguousarray(sequences, dtype=np.int32),
+                outputs=np.ascontiguousarray(outputs, dtype=np.bool_),
+            )
+        except ValueError as error:
+            raise EngineError(f"the backbone: {error}") from error
+
+    def forget(self, sequence: int) -> None:
+        """See :class:`Backbone`."""
+        self._open.forget(sequence)
+
+    def close(self) -> None:
+        """See :class:`Backbone`."""
+        self._backbone = None
+
+
+def open_backbone(
+    bundle: Bundle,
+    pool: _native.ThreadPool,
+    *,
+    engine: str = "auto",
+    sequences: int = 1,
+    gpu_layers: int = -1,
+) -> Backbone:
+    """Open a model file's backbone for ``sequences`` streams at once.
+
+    engine: ``native``, ``llama`` or ``auto`` (``llama`` where llama.cpp offloads to a GPU, else ``native``);
+    gpu_layers: how many layers llama.cpp may put on a GPU, -1 for all.
+    Raises ModelInvalid for unusable weights, EngineError for an unknown engine or too little memory.
+    """
+    if resolve_engine(engine, gpu_layers) == "native":
+        return NativeBackbone.from_bundle(bundle, pool, sequences=sequences)
+    from .llama_backbone import LlamaBackbone
+
+    offset, _ = bundle.embedded("backbone.gguf")
+    return LlamaBackbone(
+        bundle.path, offset, bundle.config, threads=pool.threads, sequences=sequences, gpu_layers=gpu_layers
+    )

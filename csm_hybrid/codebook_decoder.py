@@ -6,24 +6,21 @@ ends).
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_hybrid import _llama, _native
-from csm_hybrid.errors import EngineError, ModelInvalid
+from csm_hybrid import _native
+from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.llama_decoder import LlamaDecoder
 from csm_hybrid.model.bundle import Bundle, TensorView
 from csm_hybrid.model.config import ModelConfig
-from csm_hybrid.model.ggml import GGMLType
+from csm_hybrid.towers import release_pages, resolve_engine, rope_divisors, tower_sizes
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
-
-ENGINES = ("auto", "native", "llama")
 
 
 class CodebookDecoder(Protocol):
@@ -52,10 +49,15 @@ class NativeDecoder:
         dropped afterwards; the audio table's data is kept.
         Raises ModelInvalid that lists everything missing or misshapen.
         """
-        named = dict(tensors)
-        named.setdefault("rope_freqs.weight", _divisors(config))
+        named = {"rope_freqs.weight": rope_divisors(config.decoder)} | dict(tensors)
+        sizes = _native.DecoderConfig(
+            tower=tower_sizes(config.decoder),
+            codebooks=config.codebooks,
+            vocab=config.audio_vocab,
+            input_width=config.backbone.width,
+        )
         try:
-            self._decoder = _native.CodebookDecoder(config=_sizes(config), tensors=named, pool=pool)
+            self._decoder = _native.CodebookDecoder(config=sizes, tensors=named, pool=pool)
         except ValueError as error:
             raise ModelInvalid(f"{config.name}: {error}") from error
 
@@ -98,59 +100,6 @@ def open_decoder(
     gpu_layers: how many layers llama.cpp may put on a GPU, -1 for all.
     Raises ModelInvalid for unusable weights, EngineError for an unknown engine.
     """
-    if engine not in ENGINES:
-        raise EngineError(f"unknown decoder engine {engine!r}; known: {', '.join(ENGINES)}")
-    if engine == "auto":
-        engine = "llama" if _llama.offloads_to_gpu() else "native"
-    if engine == "llama":
+    if resolve_engine(engine, gpu_layers) == "llama":
         return LlamaDecoder(bundle, pool, max_streams=max_streams, gpu_layers=gpu_layers)
     return NativeDecoder.from_bundle(bundle, pool)
-
-
-def _sizes(config: ModelConfig) -> _native.DecoderConfig:
-    tower = config.decoder
-    return _native.DecoderConfig(
-        layers=tower.layers,
-        width=tower.width,
-        heads=tower.heads,
-        kv_heads=tower.kv_heads,
-        head_dim=tower.head_dim,
-        ffn=tower.ffn,
-        norm_eps=tower.norm_eps,
-        rope_theta=tower.rope_theta,
-        codebooks=config.codebooks,
-        vocab=config.audio_vocab,
-        input_width=config.backbone.width,
-    )
-
-
-def _divisors(config: ModelConfig) -> TensorView:
-    divisors = config.decoder.rope_divisors()
-    return TensorView("rope_freqs.weight", GGMLType.F32, divisors.shape, divisors.view(np.uint8))
-
-
-def release_pages(arrays: Iterable[NDArray[np.uint8]]) -> None:
-    """Drop the whole pages below ``arrays`` from this process's memory where they map a file read-only.
-
-    The data stays readable: it would come back from the file. Arrays in ordinary memory are left alone.
-    """
-    for array in arrays:
-        mapping = _file_mapping(array)
-        if mapping is None or array.size == 0:
-            continue
-        start = np.frombuffer(mapping, dtype=np.uint8).__array_interface__["data"][0]
-        first = array.__array_interface__["data"][0] - start
-        begin = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (first + array.size) // mmap.PAGESIZE * mmap.PAGESIZE
-        if begin < end:
-            mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
-
-
-def _file_mapping(array: NDArray[np.uint8]) -> mmap.mmap | None:
-    """The read-only file mapping that an array looks into, if any."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap) and base.mode != "r":
-            return None
-        base = base.base
-    return base if isinstance(base, mmap.mmap) and hasattr(base, "madvise") else None

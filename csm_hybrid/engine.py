@@ -10,10 +10,10 @@ Between two pieces of a speech its slot is kept by the same rule, so a long spee
 nor does it hold a slot that it can do without. While others speak, a step takes in PREFILL_CHUNK positions of
 prompts at most: that is the longest that those who join can hold up a frame.
 
-A stream's codes depend on its own prompt, sampler and codec state alone. What company can change is rounding, where
-llama.cpp multiplies one row and several by kernels that add up in another order. With q8_0 weights on x86-64 the
-result is the same bit for bit (tests/test_serve.py); elsewhere its last bits may differ, and then a draw that lands
-just between two codes may fall to the other side.
+A stream's codes depend on its own prompt, sampler and codec state alone: with the native engines a request with a
+seed gives the same samples, bit for bit, alone and in any company. With a tower on llama.cpp company can change
+rounding, where it multiplies one row and several by kernels that add up in another order: the last bits may differ,
+and then a draw that lands just between two codes may fall to the other side.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # Prompt positions of one stream that a step takes in, and of all streams together while others are speaking: few
 # enough that the step stays near its usual length, many enough that weights read once serve a good number of
-# positions (on a CPU, more gain nothing). It also stays below the 64 rows from which on llama.cpp's flash attention
-# adds up in another order, so that a prompt gives the same bits however company cuts it.
+# positions. It also stays below the 64 rows from which on llama.cpp's flash attention adds up in another order, so
+# that with it, too, a prompt gives the same bits however company cuts it.
 PREFILL_CHUNK = 32
 
 # Prompt positions of one step, of all streams together, while nobody is speaking: bounds how long a step takes,

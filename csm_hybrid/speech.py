@@ -21,8 +21,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _llama, _native
-from .backbone import Backbone
+from . import _native
+from .backbone import open_backbone
 from .codebook_decoder import open_decoder
 from .codec import CodecKind, open_codec
 from .engine import Engine
@@ -163,7 +163,8 @@ class Model:
     """A loaded model. Safe to use from several threads; up to ``slots`` streams advance together.
 
     ``path`` is a single-file model (GGUF). ``gpu`` lets llama.cpp offload to a GPU when its build can;
-    ``decoder`` is ``auto``, ``native`` or ``llama``; ``codec`` is ``native`` or ``moshi`` (an extra).
+    ``backbone`` and ``decoder`` are ``auto`` (llama.cpp with such a GPU, else native), ``native`` or ``llama``;
+    ``codec`` is ``native`` or ``moshi`` (an extra).
     With ``ignore_end``, speech goes on to its longest length whatever the model says: for measurements.
     Raises ModelNotFound, ModelInvalid, DeviceError.
     """
@@ -175,6 +176,7 @@ class Model:
         threads: int | None = None,
         slots: int = 1,
         gpu: bool = True,
+        backbone: str = "auto",
         decoder: str = "auto",
         codec: CodecKind = "native",
         codebooks: int | None = None,
@@ -190,29 +192,20 @@ class Model:
             bundle = stack.enter_context(Bundle.open(path))
             self.config: ModelConfig = bundle.config
             self._pool = _native.ThreadPool(threads=self.threads)
-            offset, _ = bundle.embedded("backbone.gguf")
-            backbone = Backbone(
-                bundle.path,
-                offset,
-                bundle.config,
-                threads=self.threads,
-                sequences=slots,
-                gpu_layers=-1 if gpu else 0,
-            )
-            stack.callback(backbone.close)
-            engine = decoder
-            if decoder == "auto":
-                engine = "llama" if gpu and _llama.offloads_to_gpu() else "native"
+            layers = -1 if gpu else 0
+            self.backbone = open_backbone(bundle, self._pool, engine=backbone, sequences=slots, gpu_layers=layers)
+            stack.callback(self.backbone.close)
             self.codebook_decoder = open_decoder(
-                bundle, self._pool, engine=engine, max_streams=slots, gpu_layers=-1 if gpu else 0
+                bundle, self._pool, engine=decoder, max_streams=slots, gpu_layers=layers
             )
             self.codec = open_codec(bundle, self._pool, kind=codec, codebooks=codebooks)
-            self.backbone = backbone
             self.embedder = FrameEmbedder(bundle)
             self._builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
             # No code is NO_ENTRY, so that no frame ends the speech.
             config = replace(bundle.config, end_code=NO_ENTRY) if ignore_end else bundle.config
-            self._engine = Engine(config, backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots)
+            self._engine = Engine(
+                config, self.backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots
+            )
             self._stack = stack.pop_all()
 
     @property

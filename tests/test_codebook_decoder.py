@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference.depth_decoder import ReferenceDecoder, dequantised
+from reference.depth_decoder import ReferenceDecoder
 from reference.random_decoder import random_config, random_tensors, tensor_view
+from reference.tower import dequantised
 
 from csm_hybrid import _native
 from csm_hybrid._native import Sampler
-from csm_hybrid.codebook_decoder import NativeDecoder, open_decoder, release_pages
+from csm_hybrid.codebook_decoder import NativeDecoder, open_decoder
 from csm_hybrid.errors import EngineError, ModelInvalid
 from csm_hybrid.model.bundle import TensorView
 from csm_hybrid.model.config import ModelConfig
 from csm_hybrid.model.ggml import GGMLType
+from csm_hybrid.towers import release_pages
 
 POOL = _native.ThreadPool(threads=2)
 
@@ -287,7 +289,7 @@ def test_pages_of_the_file_are_let_go(tmp_path: Path) -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(EngineError, match="unknown decoder engine 'gpu'; known: auto, native, llama"):
+    with pytest.raises(EngineError, match="unknown engine 'gpu'; known: auto, native, llama"):
         open_decoder(None, POOL, engine="gpu")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The backbone through llama.cpp against transformers' CSM: hidden states and codebook-0 logits."""
+"""The backbone, by both engines, against transformers' CSM: hidden states and codebook-0 logits."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 from support import VOICE, to_bundle
 
-from csm_hybrid.backbone import Backbone
+from csm_hybrid import _native
+from csm_hybrid.backbone import Backbone, open_backbone
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.prompt import NO_ENTRY, PromptBuilder, Segment
 
 pytestmark = pytest.mark.oracle
 
 POSITIONS = 1500
+POOL = _native.ThreadPool(threads=2)
 
-# Relative error over all positions. f16 products round activations to f16, 2^-11 = 4.9e-4 each; the errors
-# of many terms average out to about one round-off in the hidden state.
+# Relative error over all positions. llama.cpp's f16 products round activations to f16, 2^-11 = 4.9e-4 each; the
+# errors of many terms average out to about one round-off in the hidden state.
 F16_TOLERANCE = 1e-3
-# With f32 weights and an f32 cache only the order of summation and the exponential of the softmax and the
-# gate (a few units in the last place) differ: 2^-24 times the square root of about 1e5 terms.
+# With activations and a cache in f32 (the native engine's always, llama.cpp's with f32 weights) only the order of
+# summation and the exponential of the softmax and the gate (a few units in the last place) differ: 2^-24 times the
+# square root of about 1e5 terms.
 F32_TOLERANCE = 1e-4
 # A single position may be worse where its own attention is nearly tied; an error of layout or of position is
 # hundreds of times larger.
@@ -53,11 +56,13 @@ def reference(checkpoint: Path, embeddings: np.ndarray) -> tuple[np.ndarray, np.
         return hidden.numpy(), model.lm_head(hidden).numpy()
 
 
-def run(path: Path, embeddings: np.ndarray, *, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def opened(path: Path, engine: str, sequences: int = 1) -> Backbone:
+    return open_backbone(Bundle.open(path), POOL, engine=engine, sequences=sequences, gpu_layers=0)
+
+
+def run(path: Path, engine: str, embeddings: np.ndarray, *, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """The same from our backbone, fed in ``pieces`` passes."""
-    bundle = Bundle.open(path)
-    offset, _ = bundle.embedded("backbone.gguf")
-    backbone = Backbone(path, offset, bundle.config, threads=2)
+    backbone = opened(path, engine)
     results = []
     for part in np.array_split(np.arange(len(embeddings), dtype=np.int32), pieces):
         sequence, wanted = np.zeros(len(part), dtype=np.int32), np.ones(len(part), dtype=np.bool_)
@@ -136,9 +141,12 @@ def without_rope_scaling(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("f32", F32_TOLERANCE), ("f16", F16_TOLERANCE)])
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+@pytest.mark.parametrize("engine", ["native", "llama"])
 @pytest.mark.parametrize("model", ["voice", "wide"])
-def test_hidden_states_and_logits(model: str, kind: str, tolerance: float, tmp_path: Path, request: Any) -> None:
+def test_hidden_states_and_logits(model: str, engine: str, kind: str, tmp_path: Path, request: Any) -> None:
+    # The checkpoints' weights are in f16 already.
+    tolerance = F16_TOLERANCE if (engine, kind) == ("llama", "f16") else F32_TOLERANCE
     checkpoint = VOICE if model == "voice" else request.getfixturevalue("wide_checkpoint")
     path = tmp_path / "model.gguf"
     to_bundle(checkpoint, path, kind)
@@ -146,18 +154,19 @@ def test_hidden_states_and_logits(model: str, kind: str, tolerance: float, tmp_p
         inputs = voice_prompt(path)
     else:
         inputs = np.random.default_rng(3).normal(size=(POSITIONS, 2048)).astype(np.float32)
-    hidden, logits = run(path, inputs, pieces=4)
+    hidden, logits = run(path, engine, inputs, pieces=4)
     want_hidden, want_logits = reference(checkpoint, inputs)
     error, logit_error = relative_error(hidden, want_hidden), relative_error(logits, want_logits)
     worst = relative_errors(hidden, want_hidden).max()
-    print(f"{model} {kind}: hidden {error:.2e} (worst position {worst:.2e}), logits {logit_error:.2e}")
+    print(f"{model} {engine} {kind}: hidden {error:.2e} (worst position {worst:.2e}), logits {logit_error:.2e}")
     assert error <= tolerance
     assert logit_error <= 2 * tolerance
     assert worst <= WORST_POSITION * tolerance
 
 
+@pytest.mark.parametrize("engine", ["native", "llama"])
 @pytest.mark.parametrize("model", ["voice", "wide"])
-def test_leaving_the_rope_scaling_out_is_seen(model: str, tmp_path: Path, request: Any) -> None:
+def test_leaving_the_rope_scaling_out_is_seen(model: str, engine: str, tmp_path: Path, request: Any) -> None:
     checkpoint = VOICE if model == "voice" else request.getfixturevalue("wide_checkpoint")
     path = tmp_path / "model.gguf"
     to_bundle(without_rope_scaling(checkpoint, tmp_path / "unscaled"), path, "f32")
@@ -165,19 +174,19 @@ def test_leaving_the_rope_scaling_out_is_seen(model: str, tmp_path: Path, reques
         inputs = voice_prompt(path)
     else:
         inputs = np.random.default_rng(3).normal(size=(POSITIONS, 2048)).astype(np.float32)
-    hidden, _ = run(path, inputs)
+    hidden, _ = run(path, engine, inputs)
     error = relative_error(hidden, reference(checkpoint, inputs)[0])
     print(f"{model}: hidden states without the scaling {error:.2e}")
     assert error > 10 * F16_TOLERANCE
 
 
-def test_sequences_in_one_context_do_not_see_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["native", "llama"])
+def test_sequences_do_not_see_each_other(engine: str, tmp_path: Path) -> None:
     path = tmp_path / "voice.gguf"
     to_bundle(VOICE, path, "f32")
-    bundle = Bundle.open(path)
     inputs = voice_prompt(path)[:120]
     want, _ = reference(VOICE, inputs)
-    backbone = Backbone(path, bundle.embedded("backbone.gguf")[0], bundle.config, threads=2, sequences=3)
+    backbone = opened(path, engine, sequences=3)
     noise = np.random.default_rng(5).normal(size=inputs.shape).astype(np.float32)
     for position in range(0, 120, 2):
         # Two positions of sequence 1 between single positions of others, as a prompt beside running streams.

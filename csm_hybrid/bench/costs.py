@@ -10,15 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..codec.schema import decoder_shapes
 
 if TYPE_CHECKING:
     from ..model.bundle import Bundle
     from ..model.config import TowerConfig
 
-_KV_BYTES = 2  # of a cached key or value: f16
+_KV_BYTES = 4  # of a cached key or value: f32
 _BYTES_OF_FLOAT = 4
 
 
@@ -102,12 +100,8 @@ def codec_cost(bundle: Bundle) -> Cost:
 
 def _backbone_weights(bundle: Bundle) -> tuple[int, int]:
     """Bytes and number of the weights that a pass of the backbone reads."""
-    from ..model.ggml import parse_gguf
-
-    offset, size = bundle.embedded("backbone.gguf")
-    header = parse_gguf(np.memmap(bundle.path, dtype=np.uint8, mode="r", offset=offset, shape=(size,)))
-    read = [t for name, t in header.tensors.items() if not name.startswith("token_embd")]
-    return sum(t.size for t in read), sum(math.prod(t.shape) for t in read)
+    read = [t for name, t in bundle.backbone_tensors().items() if not name.startswith("token_embd")]
+    return sum(t.data.nbytes for t in read), sum(math.prod(t.shape) for t in read)
 
 
 def _arithmetic(bundle: Bundle) -> str:

@@ -34,6 +34,13 @@ ENGINE_OPTIONS = [
     click.option("--cpu", is_flag=True, help="Do not use a GPU."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the CPUs at hand]"),
     click.option(
+        "--backbone",
+        type=click.Choice(["auto", "native", "llama"]),
+        default="auto",
+        show_default=True,
+        help="What runs the backbone: this package's own code, or llama.cpp (for GPUs).",
+    ),
+    click.option(
         "--decoder",
         type=click.Choice(["auto", "native", "llama"]),
         default="auto",
@@ -92,5 +99,5 @@ def find_model(flags: ModelFlags, *, quiet: bool = False) -> Path:
 
 def engine_settings(values: dict[str, Any]) -> dict[str, Any]:
     """Removes the engine options from a command's keyword arguments; returns ``Model``'s settings."""
-    settings = {name: values.pop(name) for name in ("threads", "decoder", "codec", "codebooks")}
+    settings = {name: values.pop(name) for name in ("threads", "backbone", "decoder", "codec", "codebooks")}
     return settings | {"gpu": not values.pop("cpu")}

@@ -47,14 +47,14 @@ class Bundle:
         config: ModelConfig,
         tokenizer_json: str,
         tensors: dict[str, TensorView],
-        decoder: dict[str, TensorView],
+        towers: dict[str, dict[str, TensorView]],
         embedded: dict[str, tuple[int, int]],
     ) -> None:
         self.path = path
         self.config = config
         self.tokenizer_json = tokenizer_json
         self._tensors = tensors
-        self._decoder = decoder
+        self._towers = towers
         self._embedded = embedded
 
     @classmethod
@@ -81,9 +81,13 @@ class Bundle:
         prefix = schema.CODEC_PREFIX
         return {n.removeprefix(prefix): t for n, t in self._tensors.items() if n.startswith(prefix)}
 
+    def backbone_tensors(self) -> dict[str, TensorView]:
+        """The tensors of the embedded ``backbone.gguf`` by llama.cpp's names."""
+        return dict(self._towers[schema.BACKBONE])
+
     def decoder_tensors(self) -> dict[str, TensorView]:
         """The tensors of the embedded ``decoder.gguf`` by llama.cpp's names."""
-        return dict(self._decoder)
+        return dict(self._towers[schema.DECODER])
 
     def embedded(self, name: str) -> tuple[int, int]:
         """(offset, size) in bytes of ``backbone.gguf`` or ``decoder.gguf`` in the file at ``path``."""
@@ -91,7 +95,7 @@ class Bundle:
 
     def close(self) -> None:
         """Let go of the mapping."""
-        self._tensors, self._decoder = {}, {}
+        self._tensors, self._towers = {}, {}
 
     def __enter__(self) -> Bundle:
         return self
@@ -136,17 +140,17 @@ class _Check:
         if config is None or self.problems:
             raise self._error()
         tensors = self._tensors(self.header, 0, schema.bundle_tensors(config), "")
-        _, backbone = self._tower(schema.BACKBONE, config.backbone, config.audio_vocab, head=True)
+        backbone, backbone_place = self._tower(schema.BACKBONE, config.backbone, config.audio_vocab, head=True)
         decoder, decoder_place = self._tower(schema.DECODER, config.decoder, schema.STAND_IN_VOCAB, head=False)
-        if self.problems or backbone is None or decoder_place is None:
+        if self.problems or backbone_place is None or decoder_place is None:
             raise self._error()
-        embedded = {schema.BACKBONE: backbone, schema.DECODER: decoder_place}
+        embedded = {schema.BACKBONE: backbone_place, schema.DECODER: decoder_place}
         return Bundle(
             self.path,
             config=config,
             tokenizer_json=str(tokenizer),
             tensors=tensors,
-            decoder=decoder,
+            towers={schema.BACKBONE: backbone, schema.DECODER: decoder},
             embedded=embedded,
         )
 

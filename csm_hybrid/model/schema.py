@@ -82,7 +82,7 @@ TOWER_KEYS = (
     Key("feed_forward_length", "ffn", "u32"),
     Key("attention.layer_norm_rms_epsilon", "norm_eps", "f64", 1e-12, 1),
     Key("rope.freq_base", "rope_theta", "f64", 1, 1e12),
-    Key("context_length", "positions", "u32", high=1 << 24),
+    Key("context_length", "positions", "u32", high=1 << 17),
 )
 ROPE_SCALING_KEYS = (
     Key("factor", "factor", "f64", 1e-6, 1e6, optional=True),

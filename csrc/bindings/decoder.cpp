@@ -11,6 +11,7 @@
 #include "../linear.h"
 #include "arrays.h"
 #include "bindings.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 
@@ -70,24 +71,13 @@ struct OwnedDecoder {
 
 std::unique_ptr<OwnedDecoder> make_decoder(const DecoderConfig &config, const py::object &tensors,
                                            std::shared_ptr<ThreadPool> pool) {
-  TensorMap map;
-  std::vector<py::object> alive;
-  py::object audio_embd = py::none();
-  for (const auto &item : py::dict(tensors)) {
-    const auto name = item.first.cast<std::string>();
-    const auto data = checked<std::uint8_t>(item.second.attr("data"), name.c_str(), {-1});
-    map[name] = {static_cast<TensorType>(item.second.attr("type").cast<int>()),
-                 item.second.attr("shape").cast<std::vector<std::int64_t>>(), data.data(),
-                 static_cast<std::size_t>(data.size())};
-    alive.push_back(data);
-    if (name == "audio_embd") audio_embd = data;
-  }
+  const TensorArguments arguments(tensors);
   auto out = std::make_unique<OwnedDecoder>();
   {
     py::gil_scoped_release release;
-    out->decoder = std::make_unique<CodebookDecoder>(config, map, std::move(pool), kernels());
+    out->decoder = std::make_unique<CodebookDecoder>(config, arguments.map, std::move(pool), kernels());
   }
-  out->audio_embd = std::move(audio_embd);
+  out->audio_embd = arguments.data("audio_embd");
   return out;
 }
 
@@ -194,14 +184,10 @@ void bind_sampler(py::module_ &m) {
 
 void bind_config(py::module_ &m) {
   py::class_<DecoderConfig>(m, "DecoderConfig", "Sizes of a codebook decoder; see csrc/codebook_decoder.h.")
-      .def(py::init([](int layers, int width, int heads, int kv_heads, int head_dim, int ffn, float norm_eps,
-                       double rope_theta, int codebooks, int vocab, int input_width) {
-             return DecoderConfig{layers,   width,      heads,     kv_heads, head_dim,   ffn,
-                                  norm_eps, rope_theta, codebooks, vocab,    input_width};
+      .def(py::init([](const TowerConfig &tower, int codebooks, int vocab, int input_width) {
+             return DecoderConfig{tower, codebooks, vocab, input_width};
            }),
-           py::kw_only(), py::arg("layers"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
-           py::arg("ffn"), py::arg("norm_eps"), py::arg("rope_theta"), py::arg("codebooks"), py::arg("vocab"),
-           py::arg("input_width"));
+           py::kw_only(), py::arg("tower"), py::arg("codebooks"), py::arg("vocab"), py::arg("input_width"));
 }
 
 }  // namespace
@@ -244,8 +230,8 @@ void bind_decoder(py::module_ &m) {
              const DecoderParts parts = self.decoder->parts();
              py::dict out;
              out["projection"] = parts.projection;
-             out["attention"] = parts.attention;
-             out["feed_forward"] = parts.feed_forward;
+             out["attention"] = parts.tower.attention;
+             out["feed_forward"] = parts.tower.feed_forward;
              out["heads"] = parts.heads;
              out["sampling"] = parts.sampling;
              return out;

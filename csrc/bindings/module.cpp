@@ -19,7 +19,7 @@ void bind_runtime(py::module_ &m) {
         return out;
       }, "Names of the instruction sets that this CPU and build can run, worst first.");
   py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(m, "ThreadPool",
-        "A team of threads shared by the codebook decoder and the codec.")
+        "A team of threads shared by the towers and the codec.")
       .def(py::init<int>(), py::kw_only(), py::arg("threads"))
       .def_property_readonly("threads", &ThreadPool::threads);
 }
@@ -27,9 +27,10 @@ void bind_runtime(py::module_ &m) {
 }  // namespace csm
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "The codebook decoder and the Mimi codec of csm_hybrid, on quantised and float weights.";
+  m.doc() = "The two towers and the Mimi codec of csm_hybrid, on quantised and float weights.";
   csm::bind_runtime(m);
   csm::bind_mimi(m);
+  csm::bind_backbone(m);
   csm::bind_decoder(m);
   csm::bind_kernels(m);
   csm::bind_dense(m);

@@ -1,4 +1,4 @@
-"""Random codebook decoders of any size and type, with weights scaled so that logits are not flat."""
+"""Random towers of any size and type, with weights scaled so that logits are not flat."""
 
 from __future__ import annotations
 
@@ -56,31 +56,51 @@ def random_config(
     )  # fmt: skip
 
 
+class _Weights:
+    """Float values by name, drawn one after the other."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.values: dict[str, np.ndarray] = {}
+
+    def matrix(self, name: str, *shape: int, gain: float = 1.0) -> None:
+        scale = np.float32(gain / np.sqrt(shape[-1]))
+        self.values[name] = self.rng.standard_normal(shape, dtype=np.float32) * scale
+
+    def vector(self, name: str, n: int) -> None:
+        self.values[name] = 1 + 0.2 * self.rng.standard_normal(n, dtype=np.float32)
+
+    def tower(self, tower: TowerConfig) -> None:
+        self.vector("output_norm.weight", tower.width)
+        for layer in range(tower.layers):
+            prefix = f"blk.{layer}."
+            self.vector(prefix + "attn_norm.weight", tower.width)
+            self.vector(prefix + "ffn_norm.weight", tower.width)
+            self.matrix(prefix + "attn_q.weight", tower.heads * tower.head_dim, tower.width, gain=2)
+            self.matrix(prefix + "attn_k.weight", tower.kv_heads * tower.head_dim, tower.width, gain=2)
+            self.matrix(prefix + "attn_v.weight", tower.kv_heads * tower.head_dim, tower.width)
+            self.matrix(prefix + "attn_output.weight", tower.width, tower.heads * tower.head_dim)
+            self.matrix(prefix + "ffn_gate.weight", tower.ffn, tower.width)
+            self.matrix(prefix + "ffn_up.weight", tower.ffn, tower.width)
+            self.matrix(prefix + "ffn_down.weight", tower.width, tower.ffn)
+
+    def tensors(self, kind: int) -> dict[str, TensorView]:
+        return {n: tensor_view(n, v, GGMLType.F32 if v.ndim == 1 else kind) for n, v in self.values.items()}
+
+
 def random_tensors(config: ModelConfig, kind: int = GGMLType.F32, *, seed: int = 0) -> dict[str, TensorView]:
     """All tensors that a codebook decoder takes, matrices of GGML type ``kind``."""
-    rng = np.random.default_rng(seed)
-    tower = config.decoder
-    values: dict[str, np.ndarray] = {}
+    weights, width = _Weights(seed), config.decoder.width
+    weights.matrix("audio_embd", config.codebooks * config.audio_vocab, config.backbone.width, gain=8)
+    weights.matrix("projection", width, config.backbone.width, gain=2)
+    weights.matrix("heads", config.codebooks - 1, config.audio_vocab, width, gain=3)
+    weights.tower(config.decoder)
+    return weights.tensors(kind)
 
-    def matrix(name: str, *shape: int, gain: float = 1.0) -> None:
-        values[name] = rng.standard_normal(shape, dtype=np.float32) * np.float32(gain / np.sqrt(shape[-1]))
 
-    def vector(name: str, n: int) -> None:
-        values[name] = 1 + 0.2 * rng.standard_normal(n, dtype=np.float32)
-
-    matrix("audio_embd", config.codebooks * config.audio_vocab, config.backbone.width, gain=8)
-    matrix("projection", tower.width, config.backbone.width, gain=2)
-    matrix("heads", config.codebooks - 1, config.audio_vocab, tower.width, gain=3)
-    vector("output_norm.weight", tower.width)
-    for layer in range(tower.layers):
-        prefix = f"blk.{layer}."
-        vector(prefix + "attn_norm.weight", tower.width)
-        vector(prefix + "ffn_norm.weight", tower.width)
-        matrix(prefix + "attn_q.weight", tower.heads * tower.head_dim, tower.width, gain=2)
-        matrix(prefix + "attn_k.weight", tower.kv_heads * tower.head_dim, tower.width, gain=2)
-        matrix(prefix + "attn_v.weight", tower.kv_heads * tower.head_dim, tower.width)
-        matrix(prefix + "attn_output.weight", tower.width, tower.heads * tower.head_dim)
-        matrix(prefix + "ffn_gate.weight", tower.ffn, tower.width)
-        matrix(prefix + "ffn_up.weight", tower.ffn, tower.width)
-        matrix(prefix + "ffn_down.weight", tower.width, tower.ffn)
-    return {n: tensor_view(n, v, GGMLType.F32 if v.ndim == 1 else kind) for n, v in values.items()}
+def random_backbone_tensors(config: ModelConfig, kind: int = GGMLType.F32, *, seed: int = 0) -> dict[str, TensorView]:
+    """All tensors that a backbone takes, matrices of GGML type ``kind``."""
+    weights = _Weights(seed)
+    weights.matrix("output.weight", config.audio_vocab, config.backbone.width, gain=3)
+    weights.tower(config.backbone)
+    return weights.tensors(kind)

@@ -1,0 +1,137 @@
+#include "backbone.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace csm {
+namespace {
+
+// Vectors in one pass of the tower: more gain nothing, since the weights' reading hides behind the products by then.
+constexpr int kPass = 64;
+
+}  // namespace
+
+Backbone::Backbone(const TowerConfig &config, int vocab, int sequences, const TensorMap &tensors,
+                   std::shared_ptr<ThreadPool> pool, const KernelTable &kernels)
+    : pool_(std::move(pool)), products_(*pool_, kernels) {
+  config.check();
+  check_size("vocab", vocab);
+  check_size("sequences", sequences);
+  TensorReader reader(tensors);
+  const TensorSource *head = reader.take("output.weight", {vocab, config.width});
+  const TowerSources sources = TowerSources::take(reader, config);
+  reader.check();
+  KvCache::check_memory(sequences, config.layers, config.kv_heads, config.head_dim, config.positions);
+
+  tower_ = std::make_unique<LlamaTower>(config, sources, *pool_, kernels);
+  arena_.reserve(WeightArena::packed_bytes(head->type, vocab, config.width));
+  head_ = arena_.pack(*head, 0, vocab, config.width, *pool_);
+  for (int i = 0; i < sequences; ++i)
+    caches_.emplace_back(config.layers, config.kv_heads, config.head_dim, config.positions);
+  lengths_.resize(static_cast<std::size_t>(sequences));
+}
+
+void Backbone::decode(int n, const float *embeddings, const std::int32_t *position, const std::int32_t *sequence,
+                      const bool *wanted, float *hidden, float *logits) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check(n, position, sequence);
+  for (int begin = 0; begin < n; begin += kPass) {
+    const int end = std::min(begin + kPass, n);
+    set_spans(begin, end, sequence, wanted);
+    run(end - begin, embeddings + static_cast<std::ptrdiff_t>(begin) * config().width, hidden, logits);
+    hidden += static_cast<std::ptrdiff_t>(read_.size()) * config().width;
+    logits += static_cast<std::ptrdiff_t>(read_.size()) * vocab();
+  }
+}
+
+void Backbone::check_sequence(int sequence) const {
+  if (sequence < 0 || sequence >= sequences())
+    throw std::invalid_argument("sequence " + std::to_string(sequence) + " is outside 0.." + std::to_string(sequences() - 1));
+}
+
+void Backbone::check(int n, const std::int32_t *position, const std::int32_t *sequence) const {
+  std::vector<int> lengths = lengths_;
+  for (int i = 0; i < n; ++i) {
+    check_sequence(sequence[i]);
+    int &length = lengths[static_cast<std::size_t>(sequence[i])];
+    if (position[i] != length)
+      throw std::invalid_argument("the next position of sequence " + std::to_string(sequence[i]) + " is " +
+                                  std::to_string(length) + ", not " + std::to_string(position[i]));
+    if (++length > config().positions)
+      throw std::length_error("sequence " + std::to_string(sequence[i]) + " is full: it holds " +
+                              std::to_string(config().positions) + " positions");
+  }
+}
+
+void Backbone::set_spans(int begin, int end, const std::int32_t *sequence, const bool *wanted) {
+  spans_.clear();
+  read_.clear();
+  for (int i = begin; i < end; ++i) {
+    if (i > begin && sequence[i] == sequence[i - 1]) {
+      ++spans_.back().count;
+    } else {
+      const auto own = static_cast<std::size_t>(sequence[i]);
+      spans_.push_back({&caches_[own], lengths_[own], i - begin, 1});
+    }
+    ++lengths_[static_cast<std::size_t>(sequence[i])];
+    if (wanted[i]) read_.push_back(i - begin);
+  }
+}
+
+void Backbone::run(int n, const float *embeddings, float *hidden, float *logits) {
+  const int m = static_cast<int>(read_.size());
+  tower_->reserve(n);
+  if (last_.f32.size() < static_cast<std::size_t>(m) * static_cast<std::size_t>(config().width)) {
+    last_.resize(config().width, m);
+    logits_.resize(vocab(), m);
+  }
+  timer_.start(measuring_);
+  pool_->run([&](int member) {
+    const Range mine = products_.vectors_of(member, n);
+    for (int i = mine.begin; i < mine.end; ++i)
+      std::copy_n(embeddings + static_cast<std::ptrdiff_t>(i) * config().width, config().width, tower_->stream().row(i));
+    pool_->barrier();
+    tower_->forward(member, spans_, n, head_, timer_, parts_.tower);
+    if (m > 0) finish(member, m, hidden, logits);
+    timer_.lap(member, parts_.head);
+  });
+  timer_.stop();
+}
+
+// The final norm and the head of the wanted vectors.
+void Backbone::finish(int member, int m, float *hidden, float *logits) {
+  tower_->final_norm(member, m, read_.data(), quantised(head_), last_);
+  pool_->barrier();
+  const Range rows = products_.multiply(member, head_, tower_->first_matrix(), last_, m, logits_);
+  for (int i = 0; i < m; ++i)
+    std::copy(logits_.row(i) + rows.begin, logits_.row(i) + rows.end, logits + static_cast<std::ptrdiff_t>(i) * vocab() + rows.begin);
+  const Range mine = products_.vectors_of(member, m);
+  for (int i = mine.begin; i < mine.end; ++i)
+    std::copy_n(last_.row(i), config().width, hidden + static_cast<std::ptrdiff_t>(i) * config().width);
+}
+
+int Backbone::length(int sequence) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_sequence(sequence);
+  return lengths_[static_cast<std::size_t>(sequence)];
+}
+
+void Backbone::forget(int sequence) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_sequence(sequence);
+  lengths_[static_cast<std::size_t>(sequence)] = 0;
+}
+
+void Backbone::measure(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  measuring_ = on;
+  if (on) parts_ = {};
+}
+
+BackboneParts Backbone::parts() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return parts_;
+}
+
+}  // namespace csm

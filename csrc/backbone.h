@@ -1,0 +1,79 @@
+// CSM's backbone: the Llama tower that looks at all positions, with the head of code 0.
+//
+// Inputs are embeddings, one a position (the sum of a frame's); results are the tower's hidden state after the final
+// norm and code 0's logits. (SesameAILabs/csm, models.py.)
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "llama_tower.h"
+
+namespace csm {
+
+struct BackboneParts {
+  TowerParts tower;
+  double head = 0;
+};
+
+class Backbone {
+ public:
+  // Packs the weights; the tensors' data may go afterwards. Names and shapes: llama.cpp's for the tower, "output.weight"
+  // (vocab, width). Holds `sequences` sequences of up to config.positions positions each, in f32.
+  // Throws std::invalid_argument that lists everything missing or misshapen.
+  Backbone(const TowerConfig &config, int vocab, int sequences, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
+           const KernelTable &kernels);
+
+  // Takes in n vectors in any mix of sequences. embeddings: (n, width); sequence: (n,), each in 0 .. sequences - 1;
+  // position: (n,), each the next one of its sequence; wanted: (n,), whose results are asked for.
+  // Out, for the wanted ones in order: hidden (m, width), logits (m, vocab).
+  // A result does not depend on what else is in the pass, nor on how a sequence is cut into passes, nor on threads.
+  // Throws std::invalid_argument for a sequence that is not there or another position, std::length_error for a
+  // sequence that is full; nothing has changed then.
+  void decode(int n, const float *embeddings, const std::int32_t *position, const std::int32_t *sequence,
+              const bool *wanted, float *hidden, float *logits);
+
+  // Positions that a sequence holds.
+  int length(int sequence) const;
+  // Empties a sequence.
+  void forget(int sequence);
+
+  // Measures decode from now on, anew, or stops; parts() is what was found so far.
+  void measure(bool on);
+  BackboneParts parts() const;
+
+  const TowerConfig &config() const { return tower_->config(); }
+  int vocab() const { return head_.rows; }
+  int sequences() const { return static_cast<int>(lengths_.size()); }
+  std::size_t weight_bytes() const { return tower_->weight_bytes() + arena_.used(); }
+
+ private:
+  void check(int n, const std::int32_t *position, const std::int32_t *sequence) const;
+  void check_sequence(int sequence) const;
+  // Rows [begin, end) as spans, each a run of one sequence.
+  void set_spans(int begin, int end, const std::int32_t *sequence, const bool *wanted);
+  void run(int n, const float *embeddings, float *hidden, float *logits);
+  void finish(int member, int m, float *hidden, float *logits);
+
+  std::shared_ptr<ThreadPool> pool_;
+  Products products_;
+  std::unique_ptr<LlamaTower> tower_;
+  PanelMatrix head_{};               // (vocab, width)
+  WeightArena arena_;                // owns what the head points to
+
+  std::vector<KvCache> caches_;      // of each sequence
+  std::vector<int> lengths_;         // of each sequence
+  std::vector<TowerSpan> spans_;     // of a pass
+  std::vector<int> read_;            // the wanted vectors of a pass
+  Activations last_;                 // (m, width)
+  Activations logits_;               // (m, vocab)
+
+  bool measuring_ = false;
+  LapTimer timer_;
+  BackboneParts parts_;
+  mutable std::mutex mutex_;
+};
+
+}  // namespace csm

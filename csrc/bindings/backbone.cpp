@@ -1,0 +1,89 @@
+// The backbone.
+#include <algorithm>
+#include <memory>
+
+#include "../backbone.h"
+#include "arrays.h"
+#include "bindings.h"
+#include "tensors.h"
+
+namespace py = pybind11;
+
+namespace csm {
+namespace {
+
+std::unique_ptr<Backbone> make_backbone(const TowerConfig &config, int vocab, int sequences, const py::object &tensors,
+                                        std::shared_ptr<ThreadPool> pool) {
+  const TensorArguments arguments(tensors);
+  py::gil_scoped_release release;
+  return std::make_unique<Backbone>(config, vocab, sequences, arguments.map, std::move(pool), kernels());
+}
+
+py::tuple decode(Backbone &self, const py::object &embeddings_argument, const py::object &positions_argument,
+                 const py::object &sequences_argument, const py::object &outputs_argument) {
+  const auto embeddings = checked<float>(embeddings_argument, "embeddings", {-1, self.config().width});
+  const py::ssize_t n = embeddings.shape(0);
+  const auto positions = checked<std::int32_t>(positions_argument, "positions", {n});
+  const auto sequences = checked<std::int32_t>(sequences_argument, "sequences", {n});
+  const auto outputs = checked<bool>(outputs_argument, "outputs", {n});
+  const bool *wanted = outputs.data();
+  const py::ssize_t m = std::count(wanted, wanted + n, true);
+  Array<float> hidden({m, static_cast<py::ssize_t>(self.config().width)});
+  Array<float> logits({m, static_cast<py::ssize_t>(self.vocab())});
+  const float *in = embeddings.data();
+  const std::int32_t *position = positions.data(), *sequence = sequences.data();
+  float *h = hidden.mutable_data(), *l = logits.mutable_data();
+  {
+    py::gil_scoped_release release;
+    self.decode(static_cast<int>(n), in, position, sequence, wanted, h, l);
+  }
+  return py::make_tuple(hidden, logits);
+}
+
+py::dict parts(const Backbone &self) {
+  const BackboneParts found = self.parts();
+  py::dict out;
+  out["attention"] = found.tower.attention;
+  out["feed_forward"] = found.tower.feed_forward;
+  out["head"] = found.head;
+  return out;
+}
+
+}  // namespace
+
+void bind_backbone(py::module_ &m) {
+  py::class_<TowerConfig>(m, "TowerConfig", "Sizes of a Llama tower; see csrc/llama_tower.h.")
+      .def(py::init([](int layers, int width, int heads, int kv_heads, int head_dim, int ffn, float norm_eps,
+                       double rope_theta, int positions) {
+             return TowerConfig{layers, width, heads, kv_heads, head_dim, ffn, norm_eps, rope_theta, positions};
+           }),
+           py::kw_only(), py::arg("layers"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
+           py::arg("ffn"), py::arg("norm_eps"), py::arg("rope_theta"), py::arg("positions"));
+
+  py::class_<Backbone>(m, "Backbone",
+                       "The backbone on packed weights, with the keys and values of several sequences in float32.\n\n"
+                       "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8); the weights\n"
+                       "are repacked, and nothing of the data is kept.\n"
+                       "Raises ValueError that lists everything missing or misshapen.")
+      .def(py::init(&make_backbone), py::kw_only(), py::arg("config"), py::arg("vocab"), py::arg("sequences"),
+           py::arg("tensors"), py::arg("pool"))
+      .def("decode", &decode, py::kw_only(), py::arg("embeddings"), py::arg("positions"), py::arg("sequences"),
+           py::arg("outputs"),
+           "The next positions of any mix of sequences.\n\n"
+           "embeddings: (N, width) float32; positions: (N,) int32, each the next one of its sequence; sequences: (N,)\n"
+           "int32; outputs: (N,) bool, whose results are wanted.\n"
+           "Returns hidden (M, width) and logits (M, vocab) float32 of the M wanted ones in order. A result does not\n"
+           "depend on what else is in the pass, on how a sequence is cut into passes, or on the number of threads.\n"
+           "Raises ValueError for a sequence that is not there, that is full or that is at another position; nothing has\n"
+           "changed then.")
+      .def("length", &Backbone::length, py::arg("sequence"), "Positions that a sequence holds.")
+      .def("forget", &Backbone::forget, py::arg("sequence"), "Empties a sequence.")
+      .def("measure", [](Backbone &self, bool on) {
+             py::gil_scoped_release release;
+             self.measure(on);
+           }, py::kw_only(), py::arg("on"), "Measures the parts of decode from now on, anew, or stops.")
+      .def("parts", &parts, "What measure(on=True) found so far: part to seconds.")
+      .def_property_readonly("weight_bytes", &Backbone::weight_bytes, "Bytes of packed weights.");
+}
+
+}  // namespace csm

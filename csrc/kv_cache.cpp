@@ -1,0 +1,71 @@
+#include "kv_cache.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "quant_blocks.h"
+
+namespace csm {
+namespace {
+
+constexpr int kLineFloats = kLine / 4;
+static_assert(kLineFloats == kGroup, "a column of a panel is one cache line");
+
+}  // namespace
+
+void KvCache::check_memory(int caches, int layers, int kv_heads, int head_dim, int positions) {
+  const double bytes = 2.0 * caches * layers * kv_heads * head_dim * positions * sizeof(float);
+  if (bytes > static_cast<double>(PTRDIFF_MAX)) throw std::bad_alloc();
+  // Reserved in one piece: the system refuses more than it has, which it would not notice of one cache after the other.
+  const std::unique_ptr<float, Free> all(static_cast<float *>(std::malloc(static_cast<std::size_t>(bytes))));
+  if (all == nullptr) throw std::bad_alloc();
+}
+
+void KvCache::Free::operator()(void *memory) const { std::free(memory); }
+
+KvCache::KvCache(int layers, int kv_heads, int head_dim, int positions)
+    : kv_heads_(kv_heads),
+      head_dim_(head_dim),
+      positions_(positions),
+      groups_((positions + kGroup - 1) / kGroup),
+      value_rows_((head_dim + kGroup - 1) / kGroup * kGroup) {
+  const auto head_floats = static_cast<std::size_t>(groups_) * kGroup * static_cast<std::size_t>(head_dim_ + value_rows_);
+  layer_floats_ = head_floats * static_cast<std::size_t>(kv_heads_);
+  // calloc: large blocks come as untouched zero pages.
+  memory_.reset(static_cast<float *>(std::calloc(layer_floats_ * static_cast<std::size_t>(layers) + kLineFloats, sizeof(float))));
+  if (memory_ == nullptr) throw std::bad_alloc();
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+  data_ = reinterpret_cast<float *>((address + kLine - 1) / kLine * kLine);
+}
+
+// A layer holds, for each key head, its keys by groups of 16 positions, then its values by groups of 16 rows.
+float *KvCache::keys_of(int layer, int head) const {
+  return data_ + layer_floats_ * static_cast<std::size_t>(layer) +
+         layer_floats_ / static_cast<std::size_t>(kv_heads_) * static_cast<std::size_t>(head);
+}
+
+float *KvCache::values_of(int layer, int head) const {
+  return keys_of(layer, head) + static_cast<std::ptrdiff_t>(groups_) * kGroup * head_dim_;
+}
+
+void KvCache::store(int layer, int position, int begin, int end, const float *keys, const float *values) {
+  const std::ptrdiff_t group = position / kGroup, lane = position % kGroup, capacity = std::ptrdiff_t{groups_} * kGroup;
+  for (int row = begin; row < end; ++row) {
+    const int head = row / head_dim_, d = row % head_dim_;
+    keys_of(layer, head)[(group * head_dim_ + d) * kGroup + lane] = keys[row];
+    values_of(layer, head)[(d / kGroup * capacity + position) * kGroup + d % kGroup] = values[row];
+  }
+}
+
+PanelMatrix KvCache::keys(int layer, int head, int count) const {
+  return {TensorType::f32, count, head_dim_, static_cast<std::size_t>(head_dim_) * kLine,
+          reinterpret_cast<const std::uint8_t *>(keys_of(layer, head))};
+}
+
+PanelMatrix KvCache::values(int layer, int head, int count) const {
+  return {TensorType::f32, head_dim_, count, static_cast<std::size_t>(groups_) * kGroup * kLine,
+          reinterpret_cast<const std::uint8_t *>(values_of(layer, head))};
+}
+
+}  // namespace csm

@@ -1,0 +1,46 @@
+// The keys and values of one sequence, laid out as the packed matrices that attention multiplies by.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/kernels.h"
+
+namespace csm {
+
+class KvCache {
+ public:
+  // Zeros. Memory is taken by the system page by page as positions are stored. Throws std::bad_alloc.
+  KvCache(int layers, int kv_heads, int head_dim, int positions);
+
+  // Throws std::bad_alloc where the system would not have the memory for that many, once they are full.
+  static void check_memory(int caches, int layers, int kv_heads, int head_dim, int positions);
+
+  // Rows [begin, end) of the keys and values (kv_heads * head_dim,) of one position; f32.
+  void store(int layer, int position, int begin, int end, const float *keys, const float *values);
+
+  // Of the first `count` positions, for one key head: keys (count, head_dim) and transposed values (head_dim, count).
+  PanelMatrix keys(int layer, int head, int count) const;
+  PanelMatrix values(int layer, int head, int count) const;
+
+  int positions() const { return positions_; }
+
+ private:
+  struct Free {
+    void operator()(void *memory) const;
+  };
+  float *keys_of(int layer, int head) const;
+  float *values_of(int layer, int head) const;
+
+  int kv_heads_;
+  int head_dim_;
+  int positions_;
+  int groups_;                          // of 16 positions
+  int value_rows_;                      // head_dim rounded up to whole panels
+  std::size_t layer_floats_;            // keys and values of one layer
+  std::unique_ptr<float, Free> memory_;
+  float *data_;                         // its first whole cache line
+};
+
+}  // namespace csm

@@ -1,0 +1,185 @@
+#include "llama_tower.h"
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+
+namespace csm {
+namespace {
+
+constexpr int kTile = 32;  // queries that attention multiplies by the keys at once, to bound its scratch
+
+bool any_quantised(std::initializer_list<const PanelMatrix *> matrices) {
+  return std::any_of(matrices.begin(), matrices.end(), [](const PanelMatrix *m) { return quantised(*m); });
+}
+
+int whole_panels(int rows) { return (rows + kGroup - 1) / kGroup * kGroup; }
+
+}  // namespace
+
+void LlamaTower::reserve(int n) {
+  if (n <= vectors_) return;
+  vectors_ = n;
+  const TowerConfig &c = config_;
+  x_.resize(c.width, n);
+  normed_.resize(c.width, n);
+  q_.resize(c.q_width(), n);
+  k_.resize(c.kv_width(), n);
+  v_.resize(c.kv_width(), n);
+  attended_.resize(c.q_width(), n);
+  sum_.resize(c.width, n);
+  gate_.resize(c.ffn, n);
+  up_.resize(c.ffn, n);
+  hidden_.resize(c.ffn, n);
+  scratch_.resize(static_cast<std::size_t>(products_.members()));
+  const auto tile = static_cast<std::size_t>(std::max(kTile, c.heads / c.kv_heads));
+  for (Scratch &s : scratch_) {
+    s.queries.resize(tile * static_cast<std::size_t>(c.head_dim));
+    s.scores.resize(tile * static_cast<std::size_t>(whole_panels(c.positions)));
+    s.sums.resize(tile * static_cast<std::size_t>(whole_panels(c.head_dim)));
+  }
+}
+
+void LlamaTower::forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after,
+                         LapTimer &timer, TowerParts &parts) {
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
+    const TowerLayer &layer = layers_[index];
+    const bool last = index + 1 == layers_.size();
+    normalise(member, n, nullptr, layer.attn_norm, any_quantised({&layer.q, &layer.k, &layer.v}), normed_);
+    products_.barrier();
+    attention_inputs(member, spans, n, static_cast<int>(index));
+    products_.barrier();
+    attend(member, spans, static_cast<int>(index));
+    products_.barrier();
+    if (quantised(layer.o)) {
+      products_.round(member, n, attended_);
+      products_.barrier();
+    }
+    add_product(member, n, layer.o, layer.gate, attended_);
+    products_.barrier();
+    timer.lap(member, parts.attention);
+    normalise(member, n, nullptr, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), normed_);
+    products_.barrier();
+    feed_forward(member, n, layer);
+    products_.barrier();
+    add_product(member, n, layer.down, last ? after : layers_[index + 1].q, hidden_);
+    products_.barrier();
+    timer.lap(member, parts.feed_forward);
+  }
+}
+
+void LlamaTower::final_norm(int member, int n, const int *vectors, bool rounded, Activations &out) {
+  normalise(member, n, vectors, output_norm_, rounded, out);
+}
+
+// ---- attention ----
+
+// Queries, keys and values; a member rotates and stores the rows that it has computed.
+void LlamaTower::attention_inputs(int member, const std::vector<TowerSpan> &spans, int n, int layer_index) {
+  const TowerLayer &layer = layers_[static_cast<std::size_t>(layer_index)];
+  const Range q_rows = products_.multiply(member, layer.q, layer.k, normed_, n, q_);
+  const Range kv_rows = products_.multiply(member, layer.k, layer.v, normed_, n, k_);
+  products_.multiply(member, layer.v, layer.o, normed_, n, v_);
+  for (const TowerSpan &span : spans)
+    for (int step = 0; step < span.count; ++step) {
+      const int vector = span.first + step, position = span.position + step;
+      rotate(q_.row(vector), q_rows.begin, q_rows.end, position);
+      rotate(k_.row(vector), kv_rows.begin, kv_rows.end, position);
+      span.cache->store(layer_index, position, kv_rows.begin, kv_rows.end, k_.row(vector), v_.row(vector));
+    }
+}
+
+// Units of work: the query heads of one key head in one span, or single heads where there are too few for all members.
+void LlamaTower::attend(int member, const std::vector<TowerSpan> &spans, int layer) {
+  const TowerConfig &c = config_;
+  const int sharing = c.heads / c.kv_heads;
+  const int heads = static_cast<int>(spans.size()) * c.kv_heads >= products_.members() ? sharing : 1;
+  const int units = c.heads / heads;
+  const Range mine = share(static_cast<int>(spans.size()) * units, member, products_.members());
+  for (int unit = mine.begin; unit < mine.end; ++unit)
+    attend_heads(member, spans[static_cast<std::size_t>(unit / units)], layer, unit % units * heads, heads);
+}
+
+void LlamaTower::attend_heads(int member, const TowerSpan &span, int layer, int first_head, int heads) {
+  const int steps = std::max(1, kTile / heads);
+  for (int step = 0; step < span.count; step += steps)
+    attend_tile(member, span, layer, first_head, heads, step, std::min(steps, span.count - step));
+}
+
+// attended = softmax(q k^T / sqrt(head_dim)) v over the positions up to each vector's own, as two products with the
+// cache. Weights beyond a vector's own position are zero, which changes no bit of its sums while all values are finite.
+void LlamaTower::attend_tile(int member, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps) {
+  const int dim = config_.head_dim, sum_stride = whole_panels(dim);
+  const int kv_head = first_head / (config_.heads / config_.kv_heads);
+  const int count = span.position + step + steps, stride = whole_panels(count), n = steps * heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  Scratch &s = scratch_[static_cast<std::size_t>(member)];
+  const auto own = [&](std::vector<float> &values, int i, int row) {
+    return values.data() + static_cast<std::ptrdiff_t>(i) * row;
+  };
+  for (int i = 0; i < n; ++i) {
+    const float *query = q_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim;
+    float *out = own(s.queries, i, dim);
+    for (int d = 0; d < dim; ++d) out[d] = scale * query[d];
+  }
+  const PanelMatrix keys = span.cache->keys(layer, kv_head, count), values = span.cache->values(layer, kv_head, count);
+  kernels_.product_float(keys, 0, keys.groups(), s.queries.data(), dim, n, s.scores.data(), stride, values.panels);
+  for (int i = 0; i < n; ++i) {
+    const int seen = span.position + step + i / heads + 1;
+    float *scores = own(s.scores, i, stride);
+    kernels_.softmax(scores, seen);
+    std::fill(scores + seen, scores + count, 0.0f);
+  }
+  kernels_.product_float(values, 0, values.groups(), s.scores.data(), stride, n, s.sums.data(), sum_stride, keys.panels);
+  for (int i = 0; i < n; ++i)
+    std::copy_n(own(s.sums, i, sum_stride), dim,
+                attended_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim);
+}
+
+// Turns the pairs (r, r + 1) of rows [begin, end), both even, by the angles of a position.
+void LlamaTower::rotate(float *vector, int begin, int end, int position) const {
+  const int pairs = config_.head_dim / 2;
+  const float *cosines = cosines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
+  const float *sines = sines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
+  for (int r = begin; r < end; r += 2) {
+    const int pair = r % config_.head_dim / 2;
+    const float a = vector[r], b = vector[r + 1];
+    vector[r] = a * cosines[pair] - b * sines[pair];
+    vector[r + 1] = a * sines[pair] + b * cosines[pair];
+  }
+}
+
+// ---- feed-forward, and between the products ----
+
+// hidden = silu(gate x) * (up x); a member's rows are whole blocks, so that it can round what it has made.
+void LlamaTower::feed_forward(int member, int n, const TowerLayer &layer) {
+  products_.multiply(member, layer.gate, layer.up, normed_, n, gate_);
+  const Range rows = products_.multiply(member, layer.up, layer.down, normed_, n, up_);
+  const int count = rows.end - rows.begin;
+  if (count == 0) return;
+  for (int vector = 0; vector < n; ++vector) {
+    float *out = hidden_.row(vector) + rows.begin;
+    kernels_.silu_mul(gate_.row(vector) + rows.begin, up_.row(vector) + rows.begin, count, out);
+    if (quantised(layer.down))
+      kernels_.quantise(out, count / kBlock, &hidden_.blocks[static_cast<std::size_t>(rows.begin / kBlock * n + vector)], n);
+  }
+}
+
+// out[i] = the norm of residual vector vectors[i] (i where null), for the member's share of i < n.
+void LlamaTower::normalise(int member, int n, const int *vectors, const std::vector<float> &weight, bool rounded,
+                           Activations &out) {
+  const Range mine = products_.vectors_of(member, n);
+  for (int i = mine.begin; i < mine.end; ++i) {
+    kernels_.rms_norm(x_.row(vectors == nullptr ? i : vectors[i]), weight.data(), config_.width, config_.norm_eps, out.row(i));
+    if (rounded) kernels_.quantise(out.row(i), config_.width / kBlock, &out.blocks[static_cast<std::size_t>(i)], n);
+  }
+}
+
+// Residual stream += matrix in.
+void LlamaTower::add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
+  const Range rows = products_.multiply(member, matrix, next, in, n, sum_);
+  for (int vector = 0; vector < n; ++vector)
+    kernels_.add_scaled(1.0f, sum_.row(vector) + rows.begin, rows.end - rows.begin, x_.row(vector) + rows.begin);
+}
+
+}  // namespace csm

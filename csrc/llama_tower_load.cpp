@@ -1,0 +1,101 @@
+// Loading of a tower: check every tensor, then pack each once.
+#include <cmath>
+#include <stdexcept>
+
+#include "llama_tower.h"
+
+namespace csm {
+namespace {
+
+std::vector<float> vector_of(const TensorSource &tensor) {
+  const int n = static_cast<int>(tensor.shape[0]);
+  std::vector<float> out(static_cast<std::size_t>(n));
+  dequantise_row(tensor.type, tensor.data, n, out.data());
+  return out;
+}
+
+std::size_t packed_bytes(const TensorSource *tensor) {
+  return WeightArena::packed_bytes(tensor->type, static_cast<int>(tensor->shape[0]), static_cast<int>(tensor->shape[1]));
+}
+
+}  // namespace
+
+void check_size(const char *name, int value) {
+  if (value < 1) throw std::invalid_argument(std::string(name) + " must be at least 1, not " + std::to_string(value));
+}
+
+void TowerConfig::check() const {
+  check_size("layers", layers);
+  check_size("width", width);
+  check_size("heads", heads);
+  check_size("kv_heads", kv_heads);
+  check_size("head_dim", head_dim);
+  check_size("ffn", ffn);
+  check_size("positions", positions);
+  if (head_dim % 2 != 0) throw std::invalid_argument("head_dim must be even, not " + std::to_string(head_dim));
+  if (heads % kv_heads != 0)
+    throw std::invalid_argument("heads (" + std::to_string(heads) + ") must be a multiple of kv_heads (" +
+                                std::to_string(kv_heads) + ")");
+  if (!(rope_theta > 0) || !(norm_eps >= 0)) throw std::invalid_argument("rope_theta and norm_eps must be positive");
+}
+
+TowerSources TowerSources::take(TensorReader &reader, const TowerConfig &c) {
+  TowerSources out;
+  for (int layer = 0; layer < c.layers; ++layer) {
+    const std::string prefix = "blk." + std::to_string(layer) + ".";
+    out.layers.push_back({reader.take(prefix + "attn_norm.weight", {c.width}),
+                          reader.take(prefix + "attn_q.weight", {c.q_width(), c.width}),
+                          reader.take(prefix + "attn_k.weight", {c.kv_width(), c.width}),
+                          reader.take(prefix + "attn_v.weight", {c.kv_width(), c.width}),
+                          reader.take(prefix + "attn_output.weight", {c.width, c.q_width()}),
+                          reader.take(prefix + "ffn_norm.weight", {c.width}),
+                          reader.take(prefix + "ffn_gate.weight", {c.ffn, c.width}),
+                          reader.take(prefix + "ffn_up.weight", {c.ffn, c.width}),
+                          reader.take(prefix + "ffn_down.weight", {c.width, c.ffn})});
+  }
+  out.output_norm = reader.take("output_norm.weight", {c.width});
+  out.divisors = reader.take("rope_freqs.weight", {c.head_dim / 2}, /*optional=*/true);
+  return out;
+}
+
+LlamaTower::LlamaTower(const TowerConfig &config, const TowerSources &sources, ThreadPool &pool, const KernelTable &kernels)
+    : config_(config), products_(pool, kernels), kernels_(kernels) {
+  std::size_t bytes = 0;
+  for (const TowerSources::Layer &s : sources.layers)
+    for (const TensorSource *matrix : {s.q, s.k, s.v, s.o, s.gate, s.up, s.down}) bytes += packed_bytes(matrix);
+  arena_.reserve(bytes);
+  const auto pack = [&](const TensorSource *tensor) {
+    return arena_.pack(*tensor, 0, static_cast<int>(tensor->shape[0]), static_cast<int>(tensor->shape[1]), pool);
+  };
+  for (const TowerSources::Layer &s : sources.layers) {
+    TowerLayer layer;
+    layer.attn_norm = vector_of(*s.attn_norm);
+    layer.q = pack(s.q);
+    layer.k = pack(s.k);
+    layer.v = pack(s.v);
+    layer.o = pack(s.o);
+    layer.ffn_norm = vector_of(*s.ffn_norm);
+    layer.gate = pack(s.gate);
+    layer.up = pack(s.up);
+    layer.down = pack(s.down);
+    layers_.push_back(std::move(layer));
+  }
+  output_norm_ = vector_of(*sources.output_norm);
+  const std::vector<float> ones(static_cast<std::size_t>(config_.head_dim / 2), 1.0f);
+  make_rotation(sources.divisors != nullptr ? vector_of(*sources.divisors) : ones);
+}
+
+// Angle of pair i at position p: p theta^(-2 i / head_dim) / divisor[i] (Su et al. 2021; llama.cpp's rope_freqs).
+void LlamaTower::make_rotation(const std::vector<float> &divisors) {
+  const int pairs = config_.head_dim / 2;
+  std::vector<double> frequencies;
+  for (int i = 0; i < pairs; ++i)
+    frequencies.push_back(std::pow(config_.rope_theta, -2.0 * i / config_.head_dim) / divisors[static_cast<std::size_t>(i)]);
+  for (int position = 0; position < config_.positions; ++position)
+    for (const double frequency : frequencies) {
+      cosines_.push_back(static_cast<float>(std::cos(position * frequency)));
+      sines_.push_back(static_cast<float>(std::sin(position * frequency)));
+    }
+}
+
+}  // namespace csm

@@ -1,0 +1,40 @@
+#include "products.h"
+
+#include <algorithm>
+
+#include "quant_blocks.h"
+
+namespace csm {
+
+void Activations::resize(int columns, int n) {
+  cols = columns;
+  stride = (columns + kGroup - 1) / kGroup * kGroup;
+  f32.resize(static_cast<std::size_t>(stride) * static_cast<std::size_t>(n));
+  blocks.resize(static_cast<std::size_t>(columns / kBlock) * static_cast<std::size_t>(n));
+}
+
+bool quantised(const PanelMatrix &matrix) { return type_info(matrix.type)->quantised; }
+
+Range Products::panels_of(int member, const PanelMatrix &matrix) const {
+  return share(matrix.groups(), member, members(), kBlock / kGroup);
+}
+
+void Products::round(int member, int n, Activations &in) const {
+  const Range mine = vectors_of(member, n);
+  for (int i = mine.begin; i < mine.end; ++i)
+    kernels_.quantise(in.row(i), in.cols / kBlock, &in.blocks[static_cast<std::size_t>(i)], n);
+}
+
+Range Products::multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in, int n,
+                         Activations &out) const {
+  const Range groups = panels_of(member, matrix);
+  const std::uint8_t *then = next.panels + next.panel_bytes * static_cast<std::size_t>(panels_of(member, next).begin);
+  if (quantised(matrix))
+    kernels_.product_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride, then);
+  else
+    kernels_.product_float(matrix, groups.begin, groups.end, in.f32.data(), in.stride, n, out.f32.data(), out.stride,
+                           then);
+  return {std::min(groups.begin * kGroup, matrix.rows), std::min(groups.end * kGroup, matrix.rows)};
+}
+
+}  // namespace csm
