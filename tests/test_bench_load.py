@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from click.testing import CliRunner
 
 from csm_hybrid.bench import load
+from csm_hybrid.cli import main
 from csm_hybrid.errors import InputError
 
 RATE = 24000
@@ -128,3 +130,9 @@ def test_all_refused_still_gives_figures(server: Server) -> None:
 def test_no_server_is_a_clear_error() -> None:
     with pytest.raises(InputError, match=r"no answer from http://127\.0\.0\.1:9: .*is the server running"):
         load.run(load.Load("http://127.0.0.1:9", "Hello.", requests=1))
+
+
+def test_a_request_can_be_limited_to_so_many_frames(server: Server) -> None:
+    result = CliRunner().invoke(main, ["bench", "--url", server.url, "--requests", "1", "--frames", "25"])
+    assert result.exit_code == 0, result.output
+    assert server.bodies[0]["max_audio_len_ms"] == 25 * 80

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # csm.rs's, repeated here so that --help needs no engine.
 _TEXT = "Hi there, this is a test"
 _SYNTHETIC_FRAMES = 25
+_FRAME_MS = 80
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -59,8 +60,8 @@ _BENCH_OPTIONS = [
     click.option(
         "--frames",
         type=click.IntRange(1),
-        help="Exactly so many frames a run."
-        f"  [default: {_SYNTHETIC_FRAMES} with --synthetic, else at most one second]",
+        help="Exactly so many frames a run; of a running server, at most so many a request."
+        f"  [default: {_SYNTHETIC_FRAMES} with --synthetic, else at most one second; of a server, no limit]",
     ),
     click.option(
         "--streams",
@@ -209,7 +210,7 @@ def _plan(values: dict[str, Any]) -> Plan:
 def _load(values: dict[str, Any]) -> Any:
     from ..bench.load import Load
 
-    clients = values["clients"]
+    clients, frames = values["clients"], values["frames"]
     return Load(
         url=values["url"],
         text=values["text"],
@@ -218,6 +219,7 @@ def _load(values: dict[str, Any]) -> Any:
         rate=values["rate"],
         voice=values["voice"],
         api_key=values["api_key"],
+        extra={} if frames is None else {"max_audio_len_ms": frames * _FRAME_MS},
     )
 
 
