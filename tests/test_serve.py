@@ -32,8 +32,10 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def running(*args: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server process and its address."""
+def running(
+    *args: str, log: list[str] | None = None, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address; ``log`` takes what it says until it listens."""
     process = subprocess.Popen(
         [sys.executable, "-c", "from csm_hybrid.cli import main; main()", "serve", "--port", "0", *args],
         stderr=subprocess.PIPE,
@@ -45,7 +47,9 @@ def running(*args: str, **environment: str) -> Iterator[tuple[subprocess.Popen[s
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            if log is not None:
+                log.append(line)
+            if found := re.search(r"http://[\d.]+:\d+", line):
                 yield process, found.group()
                 break
         else:
@@ -122,6 +126,22 @@ def test_options_come_from_the_environment_and_the_log_can_be_json() -> None:
         assert speech["audio_s"] > 0
         assert speech["first_audio_s"] > 0
         assert "one" not in log.replace("None", "")
+
+
+def test_a_key_in_the_variable_that_bench_reads_is_asked_for_too() -> None:
+    """CSM_HYBRID_API_KEY left the server open to all without a word."""
+    with running(CSM_HYBRID_API_KEY="one") as (_, base):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            post(base, "two")
+        assert post(base, "one")
+
+
+def test_the_log_tells_what_is_served_and_that_the_door_is_open() -> None:
+    log: list[str] = []
+    with running("--host", "0.0.0.0", "--slots", "3", log=log):
+        pass
+    assert any("model=csm-voice slots=3" in line and "api_keys=0" in line for line in log)
+    assert any("WARNING" in line and "no --api-key" in line for line in log)
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:

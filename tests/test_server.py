@@ -17,6 +17,7 @@ from standin import FRAME, RATE, Voice, asynchronous
 from test_encode import decode
 
 from csm_hybrid.server.encode import FORMATS
+from csm_hybrid.server.journal import TextFormatter
 from csm_hybrid.server.schema import MAX_INPUT_CHARS
 from csm_hybrid.server.voices import OPENAI_VOICES
 
@@ -255,6 +256,26 @@ async def test_errors_of_http_itself_are_json_too() -> None:
         huge = b'{"input": "' + b"x" * 10_000_000 + b'"}'
         async with served.client.post(SPEECH, data=huge, headers={"Content-Type": "application/json"}) as answer:
             check_error(answer.status, await answer.read(), 413, None, "request_too_large")
+
+
+@asynchronous
+async def test_what_is_refused_is_in_the_log_once_with_what_the_client_was_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A wrong key or base URL left no trace; a wrong field left its kind alone."""
+    caplog.set_level("INFO")
+    async with serving(api_keys=("secret",)) as served:
+        await served.client.get("/speech%0aINFO")
+        await served.client.get(SPEECH, headers={"Authorization": "Bearer secret"})
+        answer = await served.client.post(SPEECH, json=body(volume=3), headers={"Authorization": "Bearer secret"})
+        assert answer.status == 400
+        answer = await served.client.get("/audio", headers={"Authorization": "Bearer secret"})
+        assert "POST /v1/audio/speech" in (await answer.json())["error"]["message"]
+    lines = [TextFormatter().format(r) for r in caplog.records if hasattr(r, "fields")]
+    wanted = ("status=401", "there is no GET /v1/audio/speech, only POST", "volume", "there is nothing at GET /audio")
+    assert len(lines) == len(wanted)
+    assert all(words in line for words, line in zip(wanted, lines, strict=True)), lines
+    assert all(line.isprintable() for line in lines), "nobody may write lines of his own into the log"
 
 
 @asynchronous

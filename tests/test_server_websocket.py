@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from io import BytesIO
 from typing import Any
 
 import aiohttp
+import av
 import numpy as np
 import pytest
 from serving import Served, serving
@@ -108,7 +110,16 @@ async def test_every_turn_is_an_encoding_of_its_own() -> None:
             await line.send_json(text(TEXT))
             await line.send_json(FLUSH)
             audio, told = await listen(line, "done")
+            assert told[0] == {"type": "started", "format": "opus", "sample_rate": RATE}
             assert len(decode("opus", audio)) / RATE == pytest.approx(told[-1]["audio_seconds"], abs=0.05)
+
+
+@asynchronous
+async def test_the_sample_rate_is_that_of_the_encoding() -> None:
+    async with serving() as served:
+        config = {"type": "config", "response_format": "mp3"}
+        audio, told = await converse(served, [config, text(TEXT), FLUSH])
+        assert told[0]["sample_rate"] == av.open(BytesIO(audio)).streams.audio[0].rate == 48_000
 
 
 @asynchronous

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
 
+if TYPE_CHECKING:
+    from ..server.settings import Settings
+    from ..speech import Model
+
+log = logging.getLogger("csm_hybrid.server")
+
 ENVIRONMENT_PREFIX = "CSM_HYBRID"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class _Command(click.Command):
@@ -30,6 +37,7 @@ _SERVER_OPTIONS = [
         "--api-key",
         "api_keys",
         multiple=True,
+        envvar=[f"{ENVIRONMENT_PREFIX}_API_KEYS", f"{ENVIRONMENT_PREFIX}_API_KEY"],
         help="A key that requests must bring; give several times for several keys, in the environment separated by"
         " spaces. Without one, none is asked for.",
     ),
@@ -111,4 +119,19 @@ def serve(**values: Any) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     settings = Settings(**values)
     model = Model(find_model(flags, quiet=log_format == "json"), slots=slots, **engine)
+    _introduce(model, settings)
     asyncio.run(run(model, settings))
+
+
+def _introduce(model: Model, settings: Settings) -> None:
+    """Says in the log what will be served, and whom to."""
+    fields = {
+        "model": model.config.name,
+        "slots": model.engine.slots,
+        "queue": settings.queue,
+        "threads": model.threads,
+        "api_keys": len(settings.api_keys),
+    }
+    log.info("loaded", extra={"fields": fields})
+    if not settings.api_keys and settings.host not in _LOOPBACK:
+        log.warning("anybody who can reach %s may speak: no --api-key was given", settings.host)

@@ -16,7 +16,7 @@ from aiohttp import web
 from ..sentences import speakable, split
 from .delivery import encoded
 from .encode import FORMATS
-from .errors import ApiError, invalid, translate
+from .errors import JOURNALED, ApiError, invalid, translate
 from .journal import Record
 from .schema import Manner, manner, parse
 from .speaker import Account, Speech
@@ -28,6 +28,7 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
     """Speaks a text: plain bytes or server-sent events, from the first frame on."""
     server = request.app[SERVER]
     record = Record(request[REQUEST_ID])
+    request[JOURNALED] = True
     reply = _Reply(request, server.settings.stall_timeout)
     try:
         async with timeout(server.settings.request_timeout):
@@ -46,7 +47,7 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
         reply.cut(at_once=True)
     except Exception as error:
         told = translate(error, server.worker.retry_after)
-        record.outcome = told.code or "error"
+        record.outcome, record.error = told.code or "error", str(told)
         if not reply.begun:
             raise told from error
         await reply.break_off(told)

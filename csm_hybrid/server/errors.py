@@ -14,7 +14,9 @@ from aiohttp.typedefs import Handler
 from ..errors import CsmError, InputError, PromptTooLong
 from .worker import Ended, QueueFull, WaitedTooLong
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("csm_hybrid.server")
+
+JOURNALED = web.RequestKey("journaled", bool)  # the request's outcome is in the journal
 
 
 class ApiError(Exception):
@@ -106,21 +108,33 @@ def translate(error: Exception, retry_after: int = 1) -> ApiError:
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message, kind="server_error", code="internal_error")
 
 
-def _from_http(error: web.HTTPException) -> ApiError:
+def _from_http(error: web.HTTPException, request: web.Request | None = None) -> ApiError:
     codes = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
     headers = {name: value for name, value in error.headers.items() if name.lower() == "allow"}
     message = error.text or error.reason
+    if request is not None and isinstance(error, web.HTTPNotFound):
+        message = f"there is nothing at {_where(request)}: speech is made at POST /v1/audio/speech"
+    elif request is not None and isinstance(error, web.HTTPMethodNotAllowed):
+        message = f"there is no {_where(request)}, only {', '.join(sorted(error.allowed_methods))}"
     return ApiError(error.status, message, code=codes.get(error.status, "bad_request"), headers=headers)
 
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error leaves as OpenAI's JSON."""
+    """Every error leaves as OpenAI's JSON, and is in the log unless it is the end of a speech, which has a line."""
     try:
         return await handler(request)
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
-        return _from_http(error).response()
+        told = _from_http(error, request)
     except Exception as error:
-        return translate(error).response()
+        told = translate(error)
+    if not request.get(JOURNALED):
+        fields = {"request": _where(request), "status": told.status, "error": str(told)}
+        log.info("refused", extra={"fields": fields})
+    return told.response()
+
+
+def _where(request: web.Request) -> str:
+    return f"{request.method} {request.rel_url.raw_path[:100]}"

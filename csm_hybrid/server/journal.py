@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from .metrics import Metrics
 
 log = logging.getLogger("csm_hybrid.server")
+
+_PLAIN = re.compile(r"[!#-~]+")  # needs no quotes in a line of the log
 
 # Outcomes of requests that were refused before any work.
 REFUSED = frozenset({"queue_full", "queue_timeout", "shutting_down", "too_many_requests"})
@@ -30,6 +33,7 @@ class Record:
     seed: int | None = None
     cut: bool = False  # whether the longest length ended it
     outcome: str = "internal_error"
+    error: str | None = None  # what the client was told
     underruns: int = 0
     begin: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first audio was handed on
@@ -72,6 +76,7 @@ class Record:
             "seed": self.seed,
             "cut": self.cut or None,
             "outcome": self.outcome,
+            "error": self.error and self.error[:300],
         }
 
 
@@ -96,29 +101,29 @@ class Journal:
             metrics.first_audio.observe(record.first_audio)
         if record.speed is not None and record.outcome == "ok":
             metrics.speed.observe(record.speed)
-        log.info("speech", extra={"speech": record.fields()})
+        log.info("speech", extra={"fields": record.fields()})
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, message, key=value."""
+    """A line for people: time, message, key=value; a value with spaces in it is quoted."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The message, and the fields of a speech after it."""
+        """The message, and its fields after it."""
         line = super().formatMessage(record)
-        fields = getattr(record, "speech", {})
-        return " ".join([line, *(f"{k}={v}" for k, v in fields.items() if v not in (None, ""))])
+        fields = {k: str(v) for k, v in getattr(record, "fields", {}).items() if v not in (None, "")}
+        return " ".join([line, *(f"{k}={v if _PLAIN.fullmatch(v) else json.dumps(v)}" for k, v in fields.items())])
 
 
 class JsonFormatter(logging.Formatter):
     """A line for programs: one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time in seconds since 1970, level, message, and the fields of a speech."""
+        """Time in seconds since 1970, level, message, and its fields."""
         line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
-        line |= getattr(record, "speech", {})
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -20,6 +20,7 @@ MAX_INSTRUCTIONS_CHARS = 4096
 LONGEST_MS = 3_600_000
 
 _VOICE_NAME = {"type": "string", "pattern": f"^({'|'.join(OPENAI_VOICES)}|[0-9]{{1,4}})$"}
+_NOT_BLANK = r"\S"
 # {text} once, and no other braces than those of the speaker.
 _AROUND = r"([^{}]|\{speaker\}|\{speaker_id\})*"
 _TEMPLATE = rf"^{_AROUND}\{{text\}}{_AROUND}$"
@@ -41,7 +42,7 @@ def fields(max_input_chars: int = MAX_INPUT_CHARS) -> tuple[Field, ...]:
         Field(
             "input",
             _text("The text to speak; without a word in it, the answer is silence.", 1, max_input_chars)
-            | {"pattern": r"\S"},
+            | {"pattern": _NOT_BLANK},
             required=True,
         ),
         *voice_fields(),
@@ -215,6 +216,8 @@ def _check_text(name: str, value: Any, schema: dict[str, Any]) -> None:
             name,
             "string_above_max_length",
         )
+    if schema.get("pattern") == _NOT_BLANK and not value.strip():
+        raise invalid(f"{name} must hold more than white space", name)
     if "pattern" in schema and not re.search(schema["pattern"], value):
         raise invalid(f"{name} is not valid: {schema['description']}", name)
     try:

@@ -30,6 +30,7 @@ from aiohttp import WSMsgType, web
 from ..sentences import SentenceSplitter, speakable
 from .audio import usage
 from .delivery import encoded
+from .encode import FORMATS
 from .errors import ApiError, invalid, translate
 from .journal import Record
 from .schema import Manner, check, manner, voice_fields
@@ -213,7 +214,7 @@ class _Session:
             await self._socket.close()
         except Exception as error:
             told = translate(error, server.worker.retry_after)
-            record.outcome = told.code or "error"
+            record.outcome, record.error = told.code or "error", str(told)
             if self._turn is turn:
                 self._turn = None  # text that still comes begins a new turn
             with contextlib.suppress(ConnectionError):
@@ -226,7 +227,7 @@ class _Session:
         speech = Speech(server.voice, server.worker, how, server.settings.history)
         record.seed = speech.account.seed
         samples = speech.samples(turn.pieces())
-        rate = server.voice.sample_rate
+        rate = FORMATS[how.response_format].rate or server.voice.sample_rate
         async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
             first = True
             async for chunk in chunks:
