@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from mimi_models import REAL
 from numpy.typing import NDArray
 
 from csm_hybrid.codec.schema import tensor_shapes
 from csm_hybrid.errors import ModelInvalid
-from csm_hybrid.model.config import MimiConfig
 from quantize.codec_names import (
     USAGE_FLOOR,
     canonical_codec,
@@ -21,30 +22,18 @@ from quantize.codec_names import (
 
 Arrays = dict[str, NDArray[np.float32]]
 
-CONFIG = MimiConfig(
-    sample_rate=24000,
-    frame_rate=12.5,
+CONFIG = replace(
+    REAL,
     codebooks=4,
-    semantic_codebooks=1,
     codebook_size=16,
     codebook_dim=8,
     width=128,
     filters=4,
-    ratios=(8, 6, 5, 4),
-    kernel=7,
-    residual_kernel=3,
-    last_kernel=3,
     residual_layers=2,
-    dilation_growth=2,
-    compress=2,
     layers=1,
     heads=2,
     kv_heads=2,
-    head_dim=64,
     ffn=32,
-    context=250,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
     upsample_groups=128,
 )
 
