@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_hybrid.codec.schema import stands_half
-from csm_hybrid.errors import OutputError
 from csm_hybrid.model import schema
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, quantize_rows
@@ -23,6 +19,7 @@ from quantize.recipe import Recipe
 from quantize.safetensors import Array
 from quantize.source import Checkpoint
 from quantize.towers import quantize_tower, write_tower
+from quantize.workplace import output_directory
 from quantize.write import Entry, file_entry, write_bundle
 
 Importance = Mapping[str, Mapping[str, NDArray[np.float32]]]  # embedded GGUF -> tensor -> (columns,)
@@ -59,25 +56,6 @@ def convert(
             write_bundle(finished, checkpoint.config, checkpoint.tokenizer_json, entries, advance)
         Bundle.open(finished).close()
         finished.replace(output)
-
-
-@contextmanager
-def output_directory(output: Path) -> Iterator[Path]:
-    """A directory beside ``output`` that is gone afterwards whatever happens; disk errors as OutputError."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a directory: name a file to write")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
-            yield Path(work)
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {_reason(error)}; nothing was left behind") from error
-
-
-def _reason(error: OSError) -> str:
-    """NumPy and llama.cpp report a short write without its number: no room, in practice."""
-    if error.errno is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full (or a quota or limit is reached); towers need their size twice for a while"
-    return error.strerror or str(error)
 
 
 def _tower(

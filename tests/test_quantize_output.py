@@ -166,6 +166,28 @@ def test_an_interrupt_is_heard_and_leaves_nothing_behind(checkpoints, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(checkpoints, tmp_path):
+    """Not the work of a process that lives, and not what only has such a name."""
+    killed, living = (
+        python("-c", INTERRUPTED, checkpoints("original"), tmp_path / f"{name}.gguf", "writing") for name in "ab"
+    )
+    for process in (killed, living):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+    killed.kill()
+    killed.communicate()
+    (tmp_path / ".mine.csm-work").mkdir()
+    (left,) = tmp_path.glob(".a.gguf.*")
+    convert(open_checkpoint(checkpoints("original")), tmp_path / "c.gguf", recipe_named("q8_0"))
+    assert not left.exists()
+    names = {p.name for p in tmp_path.iterdir()}
+    (used,) = tmp_path.glob(".b.gguf.*")
+    assert names == {"c.gguf", ".mine.csm-work", used.name}
+    living.send_signal(signal.SIGINT)
+    living.communicate(timeout=60)
+    assert {p.name for p in tmp_path.iterdir()} == {"c.gguf", ".mine.csm-work"}
+
+
 def test_a_failed_conversion_keeps_the_old_model(checkpoints, tmp_path, monkeypatch):
     target = tmp_path / "model.gguf"
     target.write_text("old")

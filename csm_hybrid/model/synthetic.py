@@ -25,11 +25,11 @@ from csm_hybrid.model.config import ModelConfig, TowerConfig
 from csm_hybrid.model.ggml import GGMLType, parse_gguf, quantize_rows
 from csm_hybrid.model.resolve import writable_cache
 from csm_hybrid.model.schema import TensorSpec
-from quantize.convert import output_directory
 from quantize.recipe import DEFAULT, Recipe, fallback, recipe_named
 from quantize.safetensors import Array
 from quantize.settings import LLAMA3_SCALING, MIMI, NAMED_TOWERS, PROMPT_TEMPLATE
 from quantize.towers import quantize_tower, tower_header, write_tower
+from quantize.workplace import output_directory
 from quantize.write import Entry, write_bundle
 
 POOL_ROWS = 256
