@@ -3,9 +3,9 @@
 
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "kernels/kernels.h"
+#include "products.h"
 #include "thread_pool.h"
 #include "weights.h"
 
@@ -25,11 +25,11 @@ class Linear {
 
  private:
   std::shared_ptr<ThreadPool> pool_;
-  const KernelTable &kernels_;
+  Products products_;
   WeightArena arena_;
   PanelMatrix matrix_;
-  std::vector<XBlock> blocks_;  // (cols / 32, n)
-  std::vector<float> sums_;     // (n, padded rows)
+  Activations in_;   // (n, cols)
+  Activations out_;  // (n, rows)
   std::mutex mutex_;
 };
 
