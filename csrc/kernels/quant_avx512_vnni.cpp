@@ -9,9 +9,13 @@ namespace {
 #include "quant_avx512.inc"
 #include "vector_ops.inc"
 
-template <int bits>
-inline void dot16(Ints &acc, const Bytes *w, const std::int8_t *q) {
-  for (int j = 0; j < 4; ++j) acc.v = _mm512_dpbusd_epi32(acc.v, w[j], _mm512_set1_epi32(load_i32(q + 4 * j)));
+#include "sums_i32.inc"
+
+constexpr int kDotLines = 4;
+
+template <int bits, int j>
+inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
+  for (int l = 0; l < kDotLines; ++l) sum.v = _mm512_dpbusd_epi32(sum.v, w[l], _mm512_set1_epi32(load_i32(q + 4 * l)));
 }
 
 #include "product.inc"

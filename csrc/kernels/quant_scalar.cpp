@@ -4,6 +4,8 @@
 namespace csm {
 namespace {
 
+constexpr int kParts = 1;
+constexpr int kDotLines = 4;
 constexpr int kQuantTile = 1;
 constexpr int kFloatTile = 1;
 
@@ -40,11 +42,12 @@ inline Bytes merge_bits(Bytes b, const Bytes &plane) {
   }
   return b;
 }
-template <int bits>
-inline void dot16(Ints &acc, const Bytes *w, const std::int8_t *q) {
-  for (int j = 0; j < 4; ++j)
+#include "sums_i32.inc"
+template <int bits, int j>
+inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
+  for (int l = 0; l < kDotLines; ++l)
     for (int r = 0; r < 16; ++r)
-      for (int i = 0; i < 4; ++i) acc.v[r] += w[j].v[4 * r + i] * q[4 * j + i];
+      for (int i = 0; i < 4; ++i) sum.v[r] += w[l].v[4 * r + i] * q[4 * l + i];
 }
 
 template <class F>
