@@ -16,9 +16,9 @@ enum class TensorType : std::int32_t;
 
 constexpr int kGroup = 16;  // rows interleaved in a packed matrix
 constexpr int kLine = 64;   // alignment of a packed panel, bytes
-// Distance of prefetches: far enough to cover the memory's latency at its full bandwidth (a core takes in about 25
-// bytes a nanosecond, and loaded memory answers in 300 to 500), small beside a second-level cache.
-constexpr int kAhead = 16384;
+// Distance of prefetches, and bytes of the next matrix that are prefetched: enough to cover the memory's latency, small
+// beside a second-level cache.
+constexpr int kAhead = 8192;
 
 // 32 activations: x[k] is about scale * q[k], |q[k]| <= 127. The rounding error of x[k] is at most scale / 2.
 // A batch of n vectors is stored block by block: block k of vector b is at index k * n + b.
@@ -34,17 +34,20 @@ static_assert(sizeof(XBlock) == 48, "four streams' blocks are three cache lines"
 // A matrix (rows, cols) laid out for the kernels: panels of 16 rows, each panel contiguous and 64-byte aligned.
 //
 // Float types: for each column, the 16 rows' weights side by side.
-// Quantised types: first the quants of all blocks, then the scales of all blocks (64-byte aligned).
+// Quantised types: chunks of 1 or 2 blocks of 32 columns, each one line of scales and then the quants of its blocks;
+// before each 4 chunks of a superblock a line of its scales. So a panel is read from its first byte to its last: the
+// hardware's prefetchers follow that at the full bandwidth, and reach little more than half of it where the scales lie
+// in a place of their own.
 //   Quants of a block of 32 columns, in lines of 64 bytes; byte 4 r + i of line j belongs to row r and column 4 j + i:
 //     8 bits: 8 lines.
 //     4 bits: 4 lines; low nibbles hold columns 0..15, high nibbles 16..31.
 //     5 bits: 4 lines as above, then one whose bit j of byte 4 r + i is bit 4 of column 4 j + i.
 //     6 bits: 4 lines as above, then two (columns 0..15 and 16..31) whose bits 2 j, 2 j + 1 are bits 4, 5.
 //   Scales, 16 rows side by side:
-//     q8_0, q4_0, q5_0: f16 d for each block.
-//     q4_1, q5_1: f16 d and f16 m for each block.
-//     q4_K, q5_K: for each superblock of 8 blocks f16 d, f16 dmin, then u8 sc and u8 m for each block.
-//     q6_K: for each superblock f16 d, then i8 sc of columns 0..15 and of 16..31 for each block.
+//     q8_0, q4_0, q5_0: chunks of 2 blocks; f16 d for each block. A last chunk of one block has room for two.
+//     q4_1, q5_1: chunks of 1 block; f16 d and f16 m.
+//     q4_K, q5_K: superblocks, f16 d and f16 dmin; chunks of 2 blocks, u8 sc and u8 m for each block.
+//     q6_K: superblocks, f16 d; chunks of 2 blocks, i8 sc of columns 0..15 and of 16..31 for each block.
 // Rows beyond the matrix's own are zero.
 struct PanelMatrix {
   TensorType type;
@@ -62,8 +65,7 @@ struct KernelTable {
   // b of the batch. Rows are written in whole groups: out_stride >= padded_rows(). The sum of one output is taken in
   // an order that does not depend on n, begin or end. Quantised types: int32 within a block of 32 (exact: at most
   // 32 * 255 * 127), f32 across blocks. x has cols / 32 * n blocks.
-  // Weights are prefetched kAhead bytes before they are used; `next` is where this thread goes on reading after these
-  // groups (any address: it is only prefetched from).
+  // `next` is where this thread goes on reading after these groups (any address: it is only prefetched from).
   void (*product_quantised)(const PanelMatrix &matrix, int begin, int end, const XBlock *x, int n, float *out,
                             std::ptrdiff_t out_stride, const std::uint8_t *next);
   // The same for f32, f16 and bf16 weights, in f32; vector b starts at x + b * x_stride.

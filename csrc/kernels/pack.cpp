@@ -1,7 +1,7 @@
 #include "pack.h"
 
-#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "../quant_blocks.h"
 
@@ -25,18 +25,12 @@ int quant_bits(TensorType type) {
 
 std::size_t quants_bytes(TensorType type) { return static_cast<std::size_t>(quant_bits(type)) * kBlock * kGroup / 8; }
 
-std::size_t scales_bytes(TensorType type, int cols) {
-  const auto blocks = static_cast<std::size_t>(cols / kBlock);
-  const std::size_t halves = sizeof(f16_bits) * kGroup;  // one f16 for each row
-  switch (type) {
-    case TensorType::q4_1:
-    case TensorType::q5_1: return blocks * 2 * halves;
-    case TensorType::q4_K:
-    case TensorType::q5_K: return blocks / kSubBlocks * (2 * halves) + blocks * 2 * kGroup;
-    case TensorType::q6_K: return blocks / kSubBlocks * halves + blocks * 2 * kGroup;
-    default: return blocks * halves;
-  }
-}
+constexpr int kHalves = 2 * kGroup;  // bytes of one f16 for each row
+
+// Blocks that share a line of scales.
+int blocks_in_chunk(TensorType type) { return type == TensorType::q4_1 || type == TensorType::q5_1 ? 1 : 2; }
+
+bool has_superblocks(TensorType type) { return type_info(type)->block == kSuperBlock; }
 
 void pack_quants(const UnpackedBlock &block, int bits, int row, std::uint8_t *lines) {
   for (int k = 0; k < kBlock; ++k) {
@@ -55,33 +49,32 @@ void pack_quants(const UnpackedBlock &block, int bits, int row, std::uint8_t *li
 
 void put_f16(std::uint8_t *out, int row, f16_bits value) { std::memcpy(out + 2 * row, &value, sizeof value); }
 
-void pack_scales(TensorType type, const UnpackedBlock &block, int index, int row, std::uint8_t *scales) {
-  const int halves = 2 * kGroup;
+// `index` is the block's place in its chunk; `super` is the line of its superblock, where there are such.
+void pack_scales(TensorType type, const UnpackedBlock &block, int index, int row, std::uint8_t *super,
+                 std::uint8_t *scales) {
   switch (type) {
     case TensorType::q4_1:
     case TensorType::q5_1:
-      put_f16(scales + 2 * halves * index, row, block.d);
-      put_f16(scales + 2 * halves * index + halves, row, block.m);
+      put_f16(scales, row, block.d);
+      put_f16(scales + kHalves, row, block.m);
       return;
     case TensorType::q4_K:
     case TensorType::q5_K: {
-      std::uint8_t *super = scales + index / kSubBlocks * (2 * halves + kSubBlocks * 2 * kGroup);
       put_f16(super, row, block.d);
-      put_f16(super + halves, row, block.m);
-      std::uint8_t *sub = super + 2 * halves + index % kSubBlocks * 2 * kGroup;
+      put_f16(super + kHalves, row, block.m);
+      std::uint8_t *sub = scales + index * 2 * kGroup;
       sub[row] = static_cast<std::uint8_t>(block.sub_scale[0]);
       sub[kGroup + row] = block.sub_min;
       return;
     }
     case TensorType::q6_K: {
-      std::uint8_t *super = scales + index / kSubBlocks * (halves + kSubBlocks * 2 * kGroup);
       put_f16(super, row, block.d);
-      std::uint8_t *sub = super + halves + index % kSubBlocks * 2 * kGroup;
+      std::uint8_t *sub = scales + index * 2 * kGroup;
       sub[row] = static_cast<std::uint8_t>(block.sub_scale[0]);
       sub[kGroup + row] = static_cast<std::uint8_t>(block.sub_scale[1]);
       return;
     }
-    default: put_f16(scales + halves * index, row, block.d);
+    default: put_f16(scales + kHalves * index, row, block.d);
   }
 }
 
@@ -98,26 +91,30 @@ std::size_t panel_bytes(TensorType type, int cols) {
   const TypeInfo &info = *type_info(type);
   if (!info.quantised)
     return round_up(static_cast<std::size_t>(cols) * kGroup * static_cast<std::size_t>(info.block_bytes), kLine);
-  return static_cast<std::size_t>(cols / kBlock) * quants_bytes(type) + round_up(scales_bytes(type, cols), kLine);
+  const int blocks = cols / kBlock, in_chunk = blocks_in_chunk(type);
+  const int lines = (blocks + in_chunk - 1) / in_chunk + (has_superblocks(type) ? blocks / kSubBlocks : 0);
+  return static_cast<std::size_t>(blocks) * quants_bytes(type) + static_cast<std::size_t>(lines) * kLine;
 }
 
 void pack_panel(TensorType type, const std::uint8_t *tensor, int rows, int cols, int group, std::uint8_t *panel) {
   const TypeInfo &info = *type_info(type);
   const std::size_t stride = row_bytes(info, static_cast<std::size_t>(cols));
   std::memset(panel, 0, panel_bytes(type, cols));
-  const int blocks = cols / kBlock;
-  std::uint8_t *scales = panel + static_cast<std::size_t>(blocks) * quants_bytes(type);
   for (int row = 0; row < kGroup && group * kGroup + row < rows; ++row) {
     const std::uint8_t *source = tensor + static_cast<std::size_t>(group * kGroup + row) * stride;
     if (!info.quantised) {
       pack_floats(info, source, cols, row, panel);
       continue;
     }
+    std::uint8_t *super = panel, *scales = panel, *next = panel;
+    const auto take = [&](std::size_t bytes) { return std::exchange(next, next + bytes); };
     UnpackedBlock block;
-    for (int index = 0; index < blocks; ++index) {
+    for (int index = 0; index < cols / kBlock; ++index) {
+      if (has_superblocks(type) && index % kSubBlocks == 0) super = take(kLine);
+      if (index % blocks_in_chunk(type) == 0) scales = take(kLine);
       unpack_block(type, source, index, block);
-      pack_quants(block, quant_bits(type), row, panel + static_cast<std::size_t>(index) * quants_bytes(type));
-      pack_scales(type, block, index, row, scales);
+      pack_quants(block, quant_bits(type), row, take(quants_bytes(type)));
+      pack_scales(type, block, index % blocks_in_chunk(type), row, super, scales);
     }
   }
 }
