@@ -15,7 +15,7 @@ void bind_machine(py::module_ &m) {
       }, py::kw_only(), py::arg("pool"), py::arg("bytes"), py::arg("samples"), py::arg("seconds"),
         "Bytes read a second (samples,), every thread of the pool reading its share of a working set of\n"
         "``bytes`` over and over, each sample lasting ``seconds`` or a little more.\n\n"
-        "Raises ValueError for less than a cache line a thread, MemoryError.");
+        "Raises ValueError for less than two cache lines a thread, MemoryError.");
   m.def("measure_peak", [](ThreadPool &pool, const std::string &arithmetic, int samples, double seconds) {
         if (arithmetic != "f32" && arithmetic != "int8")
           throw std::invalid_argument("unknown arithmetic '" + arithmetic + "'; known: f32, int8");

@@ -7,13 +7,17 @@ namespace {
 
 constexpr int kChains = 10;  // two multiply-adds a cycle, four or five cycles each
 
-uint64_t read(const uint8_t *data, size_t bytes) {
-  __m256i even = _mm256_setzero_si256(), odd = even;
+inline __m256i load(const uint8_t *p) { return _mm256_load_si256(reinterpret_cast<const __m256i *>(p)); }
+
+uint64_t read(const uint8_t *left, const uint8_t *right, size_t bytes) {
+  __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
   for (size_t i = 0; i < bytes; i += 64) {
-    even = _mm256_xor_si256(even, _mm256_load_si256(reinterpret_cast<const __m256i *>(data + i)));
-    odd = _mm256_xor_si256(odd, _mm256_load_si256(reinterpret_cast<const __m256i *>(data + i + 32)));
+    sum[0] = _mm256_xor_si256(sum[0], load(left + i));
+    sum[1] = _mm256_xor_si256(sum[1], load(left + i + 32));
+    sum[2] = _mm256_xor_si256(sum[2], load(right + i));
+    sum[3] = _mm256_xor_si256(sum[3], load(right + i + 32));
   }
-  const __m256i all = _mm256_xor_si256(even, odd);
+  const __m256i all = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
   return static_cast<uint64_t>(_mm256_extract_epi64(all, 0) ^ _mm256_extract_epi64(all, 1) ^
                                _mm256_extract_epi64(all, 2) ^ _mm256_extract_epi64(all, 3));
 }

@@ -7,14 +7,12 @@ namespace {
 
 constexpr int kChains = 16;
 
-uint64_t read(const uint8_t *data, size_t bytes) {
+uint64_t read(const uint8_t *left, const uint8_t *right, size_t bytes) {
   __m512i even = _mm512_setzero_si512(), odd = even;
-  size_t i = 0;
-  for (; i + 128 <= bytes; i += 128) {
-    even = _mm512_xor_si512(even, _mm512_load_si512(data + i));
-    odd = _mm512_xor_si512(odd, _mm512_load_si512(data + i + 64));
+  for (size_t i = 0; i < bytes; i += 64) {
+    even = _mm512_xor_si512(even, _mm512_load_si512(left + i));
+    odd = _mm512_xor_si512(odd, _mm512_load_si512(right + i));
   }
-  if (i < bytes) even = _mm512_xor_si512(even, _mm512_load_si512(data + i));
   return static_cast<uint64_t>(_mm512_reduce_or_epi64(_mm512_xor_si512(even, odd)));
 }
 

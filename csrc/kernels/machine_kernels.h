@@ -7,9 +7,10 @@
 namespace csm {
 
 struct MachineKernels {
-  // Loads every byte of data[0, bytes), 64-byte aligned, bytes a multiple of 64, in order; the result
-  // depends on all of them, so that no load can be left out.
-  uint64_t (*read)(const uint8_t *data, size_t bytes);
+  // Loads every byte of left[0, bytes) and right[0, bytes), 64-byte aligned, bytes a multiple of 64, side by
+  // side: two streams keep more of the prefetchers busy than one. The result depends on all of them, so that no
+  // load can be left out.
+  uint64_t (*read)(const uint8_t *left, const uint8_t *right, size_t bytes);
 
   // `rounds` rounds of independent chains of multiply-adds that stay in registers.
   float (*f32)(long rounds);

@@ -7,10 +7,13 @@ namespace {
 
 constexpr int kChains = 16;
 
-uint64_t read(const uint8_t *data, size_t bytes) {
+uint64_t read(const uint8_t *left, const uint8_t *right, size_t bytes) {
   uint8x16_t sum[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
   for (size_t i = 0; i < bytes; i += 64)
-    for (int j = 0; j < 4; ++j) sum[j] = veorq_u8(sum[j], vld1q_u8(data + i + 16 * j));
+    for (int j = 0; j < 4; ++j) {
+      sum[j] = veorq_u8(sum[j], vld1q_u8(left + i + 16 * j));
+      sum[j] = veorq_u8(sum[j], vld1q_u8(right + i + 16 * j));
+    }
   const uint8x16_t all = veorq_u8(veorq_u8(sum[0], sum[1]), veorq_u8(sum[2], sum[3]));
   const uint64x2_t pair = vreinterpretq_u64_u8(all);
   return vgetq_lane_u64(pair, 0) ^ vgetq_lane_u64(pair, 1);

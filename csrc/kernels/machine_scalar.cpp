@@ -1,19 +1,21 @@
 #include "kernels/machine_kernels.h"
 
 #include <cstring>
+#include <initializer_list>
 
 namespace csm {
 namespace {
 
 constexpr int kLanes = 32;
 
-uint64_t read(const uint8_t *data, size_t bytes) {
+uint64_t read(const uint8_t *left, const uint8_t *right, size_t bytes) {
   uint64_t sum[8] = {};
-  for (size_t i = 0; i < bytes; i += sizeof sum) {
-    uint64_t block[8];
-    std::memcpy(block, data + i, sizeof block);
-    for (int j = 0; j < 8; ++j) sum[j] ^= block[j];
-  }
+  for (size_t i = 0; i < bytes; i += sizeof sum)
+    for (const uint8_t *data : {left, right}) {
+      uint64_t block[8];
+      std::memcpy(block, data + i, sizeof block);
+      for (int j = 0; j < 8; ++j) sum[j] ^= block[j];
+    }
   uint64_t out = 0;
   for (uint64_t s : sum) out ^= s;
   return out;
