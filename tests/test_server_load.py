@@ -15,6 +15,8 @@ import pytest
 from serving import SPEECH, Served, body, serving
 from standin import Voice, asynchronous
 
+from csm_hybrid.server.journal import TextFormatter
+
 # Steps that a client's departure may take to be noticed: the loop must hear of the closed connection, and the
 # engine's thread finish the step it is in.
 STEPS_TO_NOTICE = 3
@@ -260,7 +262,8 @@ GARBAGE = [
 
 
 @asynchronous
-async def test_garbage_on_the_wire_hurts_nobody() -> None:
+async def test_garbage_on_the_wire_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     async with serving(body_timeout=0.2) as served:
         for data in GARBAGE:
             with socket.create_connection((served.host, served.port)) as line:
@@ -271,6 +274,9 @@ async def test_garbage_on_the_wire_hurts_nobody() -> None:
                     answer = await asyncio.wait_for(loop.sock_recv(line, 4096), 5)
                     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
         assert (await served.speak())[0] == 200
+    assert {r.levelname for r in caplog.records} == {"INFO"}
+    assert not [r for r in caplog.records if r.exc_info], "anybody could fill the log with tracebacks"
+    assert all(TextFormatter().format(r).isprintable() for r in caplog.records)
 
 
 @asynchronous

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import WSCloseCode, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from ..errors import OutputError
@@ -97,7 +98,20 @@ async def _add_id(request: web.Request, response: web.StreamResponse) -> None:
 
 def make_runner(app: web.Application) -> web.AppRunner:
     """What runs the application: a handler ends as soon as its client has left."""
-    return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    server_log = logging.getLogger("csm_hybrid.server.http")
+    server_log.addFilter(_quieten)
+    return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=server_log)
+
+
+def _quieten(record: logging.LogRecord) -> bool:
+    """aiohttp tells an error, with a traceback, of everything on the wire that is not HTTP: a line will do."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = "refused", ()
+        record.fields = {"status": error.code, "error": " ".join(error.message.split())[:200]}
+        record.exc_info = None
+    return True
 
 
 async def serve(voice: Voice, settings: Settings) -> None:
