@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from serving import Served, serving
 from standin import FRAME, RATE, Voice, asynchronous
 from test_encode import decode
+
+from csm_hybrid.server.app import close_sockets
 
 PATH = "/v1/audio/speech/stream"
 TEXT = "This is the first sentence. And here comes the second one! Is there a third?"
@@ -201,6 +204,24 @@ async def test_a_turn_whose_text_stops_coming_is_spoken_to_its_end(draining: boo
         await line.send_json(text("And so it goes on."))
         kind = (await asyncio.wait_for(line.receive_json(), 5))["type"]
         assert kind == ("error" if draining else "started")
+
+
+@asynchronous
+async def test_clients_that_do_not_answer_a_goodbye_hold_up_the_shutdown_together_and_not_one_by_one() -> None:
+    hello = f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    hello += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with serving() as served:
+        lines = [await asyncio.open_connection(served.host, served.port) for _ in range(5)]
+        for _, writer in lines:
+            writer.write(hello.encode())
+        for reader, _ in lines:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 101")
+        begin = time.monotonic()
+        await close_sockets(served.server)
+        assert time.monotonic() - begin < 3
+        for reader, writer in lines:
+            assert b"\x88\x02\x03\xe9" in await reader.read(4096), "a close frame: going away"
+            writer.close()
 
 
 @asynchronous

@@ -153,9 +153,17 @@ async def _until_told_to_stop(server: Server) -> None:
     await asyncio.wait({drained, again}, timeout=server.settings.shutdown_timeout, return_when="FIRST_COMPLETED")
     for task in (drained, again):
         task.cancel()
-    for socket in list(server.sockets):
+    await close_sockets(server)
+
+
+async def close_sockets(server: Server) -> None:
+    """Says goodbye on all WebSockets, at once and for a second at most: a client may be gone without a word."""
+
+    async def close(socket: web.WebSocketResponse) -> None:
         with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
             await asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), timeout=1.0)
+
+    await asyncio.gather(*(close(socket) for socket in list(server.sockets)))
 
 
 async def _drain(server: Server) -> None:
