@@ -1,8 +1,8 @@
 """A whole speech: text of any length, spoken in pieces that continue one another.
 
-Long text is cut into pieces (csm_hybrid.sentences), each one utterance of the model. What was said last is the
-context of what follows, so that voice and melody go on. The command line, the library and the server all make
-their requests here, so that the same text, voice and seed give the same sound everywhere.
+Long text is cut into pieces where sentences end (csm_hybrid.sentences), each one utterance of the model. What was
+said last is the context of what follows, so that voice and melody go on. The command line, the library and the
+server all make their requests here, so that the same text, voice and seed give the same sound everywhere.
 """
 
 from __future__ import annotations
@@ -11,11 +11,19 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from .sentences import LONGEST_PIECE, speakable, split
 from .streams import Request
 
 if TYPE_CHECKING:
     from .model.config import ModelConfig, Sampling
     from .prompt import PromptBuilder, Segment
+
+# The longest piece in tokens. With CSM-1B's tokenizer English reaches LONGEST_PIECE characters first; other scripts
+# take more tokens, and more time to say, for a character. The embedded voice, a token of which is a byte, was taught
+# single sentences: Whisper mishears 23 % of its words in pieces of up to 80 characters, 80 % in such of 250.
+LONGEST_TOKENS = 80
+_SHORTEST_LIMIT = 30  # characters: no piece has to be shorter than this
+_SAMPLE = 4096  # characters from which their number in a token is taken
 
 # The longest utterance when nothing else is said, in seconds.
 LONGEST_UTTERANCE = 30.0
@@ -77,6 +85,15 @@ class Passage:
         self._history = round(history * model.config.frame_rate)
         self._pace = pace
         self._count = 0
+
+    def pieces(self, text: str) -> list[str]:
+        """The text in pieces of up to LONGEST_TOKENS tokens, about; none when there is nothing to say."""
+        sample, longest = text.strip()[:_SAMPLE], LONGEST_PIECE
+        if speakable(sample):
+            around = len(self._builder.text_ids("a", self._speaker)) - 1
+            tokens = len(self._builder.text_ids(sample, self._speaker)) - around
+            longest = min(longest, max(_SHORTEST_LIMIT, len(sample) * LONGEST_TOKENS // max(1, tokens)))
+        return [piece for piece in split(text, longest) if speakable(piece)]
 
     def request(self, piece: str, *, alone: bool = False) -> Request:
         """The request for the next piece; ``alone`` when there is no other.

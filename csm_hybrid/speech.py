@@ -32,7 +32,6 @@ from .model.config import ModelConfig, Sampling
 from .model.resolve import embedded_voice
 from .passage import DEFAULT_HISTORY, Passage
 from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
-from .sentences import speakable, split
 from .streams import FinishReason, Request, StageTimes, Stream
 from .threads import default_threads
 
@@ -240,7 +239,8 @@ class Model:
     ) -> SpeechStream:
         """Speaks ``text``; gives its sound in chunks of up to ``buffer_frames`` frames (80 ms each for CSM-1B).
 
-        Text beyond 250 characters is spoken in pieces, each with the last ``history`` seconds as context.
+        Text beyond 80 tokens or 250 characters is spoken in pieces, each with the last ``history`` seconds as
+        context.
         ``temperature`` (0 is greedy) and ``top_k`` default to the model file's own, else to 0.7 and 100.
         ``seed`` (0 to 2**63 - 1) repeats a speech exactly. ``max_seconds`` bounds the whole speech; without it, a
         piece has 30 s. The sound does not depend on ``buffer_frames``.
@@ -261,8 +261,7 @@ class Model:
             max_seconds=max_seconds,
             history=history,
         )
-        pieces = [piece for piece in split(text) if speakable(piece)] or [text]
-        return SpeechStream(self, passage, pieces, buffer_frames)
+        return SpeechStream(self, passage, passage.pieces(text) or [text], buffer_frames)
 
     def speak(self, text: str, **settings: object) -> Speech:
         """Speaks ``text`` and returns it whole; takes the settings of ``stream``."""

@@ -94,7 +94,8 @@ SENTENCE = "The sun was shining when we left the house, and there was nobody in 
 
 def test_long_text_is_spoken_to_its_end_piece_by_piece(tmp_path: Path) -> None:
     """Each piece knows what was said before, and all of it comes back with the seed."""
-    pieces = [(SENTENCE * 3).strip(), "I have never seen such a beautiful place in all my life, said the old man."]
+    pieces = [SENTENCE.strip(), "I have never seen such a beautiful place, said the old man."]
+    pieces += ["Please put the keys on the table. Where did you find that old photograph?"]
     text = " ".join(pieces)
     (tmp_path / "text.txt").write_text(text.replace(", ", ",\n"))
     result = csm("say", "--text-file", tmp_path / "text.txt", "-o", tmp_path / "long.wav", "--seed", 5)
@@ -115,7 +116,7 @@ def test_long_text_is_spoken_to_its_end_piece_by_piece(tmp_path: Path) -> None:
                 pass
     expected = np.concatenate([to_int16(chunk) for stream in streams for chunk in stream.audio])
     assert np.array_equal(sound, expected)
-    assert 12 < len(sound) / rate < 40
+    assert 8 < len(sound) / rate < 16
 
 
 def test_a_limit_holds_for_the_whole_of_a_long_text(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
-from ..sentences import speakable, split
 from .delivery import encoded
 from .encode import FORMATS
 from .errors import JOURNALED, ApiError, invalid, translate
@@ -73,10 +72,9 @@ async def _body(request: web.Request, server: Server) -> bytes:
 
 
 async def _speak(server: Server, text: str, how: Manner, record: Record, reply: _Reply) -> None:
-    pieces = [piece for piece in split(text) if speakable(piece)]
-    speech = Speech(server.voice, server.worker, how, server.settings.history, alone=len(pieces) == 1)
+    speech = Speech(server.voice, server.worker, how, server.settings.history, whole=True)
     record.seed = speech.account.seed
-    samples = speech.samples(_each(pieces))
+    samples = speech.samples(_once(text))
     async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
         # Whatever goes wrong before the first sound is answered with a status.
         first = await anext(chunks)
@@ -89,9 +87,8 @@ async def _speak(server: Server, text: str, how: Manner, record: Record, reply: 
     record.outcome = "ok" if record.audio_seconds else "empty"
 
 
-async def _each(pieces: Sequence[str]) -> AsyncIterator[str]:
-    for piece in pieces:
-        yield piece
+async def _once(text: str) -> AsyncIterator[str]:
+    yield text
 
 
 class Stalled(Exception):

@@ -66,17 +66,17 @@ class _Spoken:
 
 
 class Speech:
-    """Speaks pieces of text one after the other, in one manner. Close it to stop.
+    """Speaks texts one after the other, in one manner. Close it to stop.
 
-    ``alone`` tells that there will be one piece only. Raises ApiError for a manner that breaks a rule.
+    ``whole`` tells that there will be one text only. Raises ApiError for a manner that breaks a rule.
     """
 
     def __init__(
-        self, voice: Voice, worker: Worker, manner: Manner, history_seconds: float, *, alone: bool = False
+        self, voice: Voice, worker: Worker, manner: Manner, history_seconds: float, *, whole: bool = False
     ) -> None:
         self._frame_samples = voice.config.codec.frame_samples
         self._worker = worker
-        self._alone = alone
+        self._whole = whole
         try:
             self._passage = Passage(
                 voice,
@@ -95,13 +95,13 @@ class Speech:
         self._heard = asyncio.Event()  # set when one has been taken to its end
         self.account = Account(self._passage.seed)
 
-    async def samples(self, pieces: AsyncIterator[str]) -> AsyncGenerator[NDArray[np.int16]]:
-        """Samples (n,) int16 of all pieces, as they are made.
+    async def samples(self, texts: AsyncIterator[str]) -> AsyncGenerator[NDArray[np.int16]]:
+        """Samples (n,) int16 of all texts, as they are made.
 
         Raises ApiError, InputError, QueueFull, WaitedTooLong, Ended and the engine's errors.
         """
         line: asyncio.Queue[_Spoken | None] = asyncio.Queue()
-        feeding = asyncio.create_task(self._feed(pieces, line))
+        feeding = asyncio.create_task(self._feed(texts, line))
         try:
             while (spoken := await line.get()) is not None:
                 async for chunk in self._drain(spoken):
@@ -130,31 +130,38 @@ class Speech:
         self.account.frames += outcome.frames
         self.account.cut = self.account.cut or outcome.reason == "length"
 
-    async def _feed(self, pieces: AsyncIterator[str], line: asyncio.Queue[_Spoken | None]) -> None:
-        """Submits the pieces, each a little before it is needed, and puts them into ``line``; None is the end."""
+    async def _feed(self, texts: AsyncIterator[str], line: asyncio.Queue[_Spoken | None]) -> None:
+        """Submits the texts' pieces, each a little before it is needed, and puts them into ``line``, then None."""
         last: Utterance | None = None
-        most = self._passage.most_frames
         try:
-            async for piece in pieces:
-                while not self._room():
-                    self._heard.clear()
-                    await self._heard.wait()
-                if most is not None and self.account.frames >= most:
-                    break
+            async for text in texts:
                 # On another thread: a long text takes milliseconds to tokenise.
-                request = await asyncio.to_thread(self._passage.request, piece, alone=self._alone)
-                last = self._worker.submit(request, after=last)
-                self.account.text_tokens += len(request.prompt)
-                self.account.characters += len(piece)
-                spoken = _Spoken(last, len(piece))
-                self._live.append(spoken)
-                line.put_nowait(spoken)
+                pieces = await asyncio.to_thread(self._passage.pieces, text)
+                for piece in pieces:
+                    await self._room()
+                    if self._used_up():
+                        return
+                    alone = self._whole and len(pieces) == 1
+                    request = await asyncio.to_thread(self._passage.request, piece, alone=alone)
+                    last = self._worker.submit(request, after=last)
+                    self.account.text_tokens += len(request.prompt)
+                    self.account.characters += len(piece)
+                    self._live.append(_Spoken(last, len(piece)))
+                    line.put_nowait(self._live[-1])
         finally:
             line.put_nowait(None)
 
-    def _room(self) -> bool:
-        """Whether the next piece may be submitted: behind the one that is being heard, one piece of the longest
+    def _used_up(self) -> bool:
+        """Whether the longest audio has been made."""
+        most = self._passage.most_frames
+        return most is not None and self.account.frames >= most
+
+    async def _room(self) -> None:
+        """Waits until the next piece may be submitted: behind the one that is being heard, one piece of the longest
         kind is made ahead, or a few short ones.
         """
-        ahead = self._live[1:]
-        return not ahead or (len(ahead) < _MOST_AHEAD and sum(s.characters for s in ahead) < LONGEST_PIECE // 2)
+        while ahead := self._live[1:]:
+            if len(ahead) < _MOST_AHEAD and sum(s.characters for s in ahead) < LONGEST_PIECE // 2:
+                return
+            self._heard.clear()
+            await self._heard.wait()
