@@ -20,8 +20,10 @@ struct Name {
 };
 
 constexpr Name kNames[] = {
-    {Isa::scalar, "scalar"},           {Isa::avx2, "avx2"}, {Isa::avx512, "avx512"},
-    {Isa::avx512_vnni, "avx512_vnni"}, {Isa::neon, "neon"}, {Isa::neon_dotprod, "neon_dotprod"},
+    {Isa::scalar, "scalar"}, {Isa::avx2, "avx2"},
+    {Isa::avx2_vnni, "avx2_vnni"}, {Isa::avx512, "avx512"},
+    {Isa::avx512_vnni, "avx512_vnni"}, {Isa::neon, "neon"},
+    {Isa::neon_dotprod, "neon_dotprod"},
 };
 
 #if defined(__x86_64__)
@@ -30,6 +32,18 @@ bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
 }
+
+#if defined(CSM_HYBRID_AVX_VNNI_AS_EVEX)
+bool has_avx_vnni() { return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl"); }
+#elif defined(CSM_HYBRID_AVX_VNNI)
+// CPUID leaf 7, subleaf 1, EAX bit 4: compilers learned a name for it late.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 4)) != 0;
+}
+#else
+bool has_avx_vnni() { return false; }
+#endif
 #endif
 
 std::string names(const std::vector<Isa> &isas) {
@@ -72,6 +86,7 @@ std::vector<Isa> available_isas() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     out.push_back(Isa::avx2);
+    if (has_avx_vnni()) out.push_back(Isa::avx2_vnni);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       out.push_back(Isa::avx512);

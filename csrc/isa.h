@@ -1,6 +1,6 @@
 // The instruction set is chosen once, at the first use, for all kernel tables.
 //
-// CSM_HYBRID_ISA=scalar|avx2|avx512|avx512_vnni|neon|neon_dotprod forces it; a name that the CPU
+// CSM_HYBRID_ISA=scalar|avx2|avx2_vnni|avx512|avx512_vnni|neon|neon_dotprod forces it; a name that the CPU
 // (or this build) lacks is an error, never a silent fallback.
 #pragma once
 
@@ -12,6 +12,7 @@ namespace csm {
 enum class Isa : int {
   scalar,
   avx2,         // AVX2, FMA, F16C
+  avx2_vnni,    // avx2 with AVX-VNNI
   avx512,       // AVX-512 F, BW, DQ, VL
   avx512_vnni,  // avx512 with VNNI
   neon,         // AArch64 baseline

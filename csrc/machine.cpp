@@ -25,6 +25,14 @@ MachineKernels kernels_for(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::avx2: return kMachineAvx2;
+#if defined(CSM_HYBRID_AVX_VNNI)
+    case Isa::avx2_vnni: {
+      MachineKernels out = kMachineAvx2;
+      out.int8 = kMachineAvx2Vnni.int8;
+      out.int8_ops = kMachineAvx2Vnni.int8_ops;
+      return out;
+    }
+#endif
     case Isa::avx512: return kMachineAvx512;
     case Isa::avx512_vnni: {
       MachineKernels out = kMachineAvx512;

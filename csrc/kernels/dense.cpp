@@ -14,7 +14,8 @@ size_t dense_packed_size(const DenseKernels &kernels, int n, int k) {
 const DenseKernels &dense_kernels(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::avx2: return kDenseAvx2;
+    case Isa::avx2:
+    case Isa::avx2_vnni: return kDenseAvx2;
     case Isa::avx512:
     case Isa::avx512_vnni: return kDenseAvx512;
 #elif defined(__aarch64__)

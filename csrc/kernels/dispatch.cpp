@@ -10,6 +10,9 @@ const KernelTable &kernels(Isa isa) {
     case Isa::scalar: return kScalarKernels;
 #if defined(__x86_64__)
     case Isa::avx2: return kAvx2Kernels;
+#if defined(CSM_HYBRID_AVX_VNNI)
+    case Isa::avx2_vnni: return kAvx2VnniKernels;
+#endif
     case Isa::avx512: return kAvx512Kernels;
     case Isa::avx512_vnni: return kAvx512VnniKernels;
 #elif defined(__aarch64__)

@@ -24,6 +24,7 @@ struct MachineKernels {
 extern const MachineKernels kMachineScalar;
 #if defined(__x86_64__)
 extern const MachineKernels kMachineAvx2;
+extern const MachineKernels kMachineAvx2Vnni;
 extern const MachineKernels kMachineAvx512;
 extern const MachineKernels kMachineAvx512Vnni;
 #elif defined(__aarch64__)
