@@ -67,19 +67,20 @@ def test_the_stages_add_up_to_the_whole(quick: Document) -> None:
         assert 0 < group["accounted"].samples[run] <= 100
 
 
-def test_the_codebook_decoders_parts_are_its_time(quick: Document) -> None:
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [
+        ("decoder", {"projection", "attention", "feed_forward", "heads", "sampling"}),
+        ("codec", {"quantiser", "transformer", "convolutions"}),
+    ],
+)
+def test_a_stages_parts_are_its_time(quick: Document, stage: str, names: set[str]) -> None:
     group = quick.group("speech")
     for run in range(2):
-        parts = {n: f.samples[run] for n, f in group.items() if n.startswith("stage/decoder.")}
-        assert {n.rpartition(".")[2] for n in parts} == {
-            "projection",
-            "attention",
-            "feed_forward",
-            "heads",
-            "sampling",
-        }
+        parts = {n: f.samples[run] for n, f in group.items() if n.startswith(f"stage/{stage}.")}
+        assert {n.rpartition(".")[2] for n in parts} == names
         assert all(v > 0 for v in parts.values()), parts
-        assert sum(parts.values()) <= group["stage/decoder"].samples[run]
+        assert sum(parts.values()) <= group[f"stage/{stage}"].samples[run]
 
 
 def test_a_decoder_measures_its_parts_only_when_asked(bundles: Bundles) -> None:
@@ -91,6 +92,23 @@ def test_a_decoder_measures_its_parts_only_when_asked(bundles: Bundles) -> None:
         assert all(v > 0 for v in speech.parts(model).values())
         speech.measure_parts(model)
         assert set(speech.parts(model).values()) == {0.0}, "measuring begins anew"
+
+
+def test_peers_of_the_same_weights_are_run_beside(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSM_HYBRID_CACHE", str(tmp_path))
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--peer", "llama", "--peer", "twin")
+    assert found.notes == []
+    pairs = {name.rpartition("/")[0] for name in found.group("peer")}
+    assert pairs == {
+        "llama/backbone, a position of a prompt",
+        *(f"llama/{tower}, {n}" for tower in ("backbone", "codebook decoder") for n in ("1 stream", "8 streams")),
+        "twin/speech, a step",
+    }
+    for name in pairs:
+        ours, theirs, ratio = (found.figures[f"peer/{name}/{side}"].samples for side in ("ours", "theirs", "ratio"))
+        assert ratio == pytest.approx([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def test_throughput_is_the_inverse_of_the_real_time_factor(quick: Document) -> None:
@@ -133,9 +151,9 @@ def test_without_a_number_of_frames_the_model_ends_the_speech_or_a_second_does(m
 
 
 def test_sweeps_interleave_and_name_their_points(model_file: Path) -> None:
-    arguments = ["--sweep", "threads=1,2", "--sweep", "streams=1,2", "--sweep", "context=0,4"]
+    arguments = ["--sweep", "threads=1,2", "--sweep", "streams=1,2", "--sweep", "context=0,4", "--sweep", "backbones"]
     found = measured("--weights-path", model_file, "--no-machine", *QUICK, *arguments)
-    for point in ("threads/1", "threads/2", "streams/1", "streams/2", "context/0", "context/4"):
+    for point in ("threads/1", "threads/2", "streams/1", "streams/2", "context/0", "context/4", "backbones/llama"):
         for name in ("step", "throughput", "first_audio", "stage/decoder"):
             assert len(found.figures[f"sweep/{point}/{name}"].samples) == 2, (point, name)
 
@@ -309,7 +327,13 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell to play the programs")
 def test_csm_rs_is_read_from_its_output(model_file: Path, tmp_path: Path) -> None:
-    said = script(tmp_path / "benchmark", 'echo "$@" >> "$0.log"\necho "Real-Time Factor (RTF): 2.500"\n')
+    # The lines about it are those that csm-cli/benchmark.rs prints.
+    said = script(
+        tmp_path / "benchmark",
+        'echo "$@" >> "$0.log"\necho "Average TTFB: 812ms"\necho "-------------------------"\n'
+        'echo "Real-Time Factor (RTF): 2.500"\necho "Throughput (xRealTime): 0.400x"\n'
+        'echo "RTF is the time taken to generate 1s of audio. Lower is better."\n',
+    )
     found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--peer", f"csm.rs={said},w.gguf")
     assert found.figures["peer/csm.rs/speech, real-time factor/theirs"].samples == (2.5, 2.5)
     ours = found.figures["peer/csm.rs/speech, real-time factor/ours"]

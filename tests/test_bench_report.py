@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,8 +15,10 @@ from csm_hybrid.bench import machine
 from csm_hybrid.bench.compare import changes, differences, drift
 from csm_hybrid.bench.document import Document, Limit, read
 from csm_hybrid.bench.figures import figure
+from csm_hybrid.bench.limits import limits as limits_of
 from csm_hybrid.bench.report import html, svg, text
 from csm_hybrid.errors import InputError
+from csm_hybrid.model.bundle import Bundle
 
 
 def document(step: float = 100.0) -> Document:
@@ -38,6 +41,8 @@ def document(step: float = 100.0) -> Document:
     for name, samples in values.items():
         found.figures[f"speech/{name}"] = figure(samples, "ms")
     found.limits["decoder"] = Limit(10**9, 10**8, 10**9, "int8", "memory", 50.0, 55.0, 50 / 55)
+    found.figures["limit/decoder/share"] = figure([91, 91], "%")
+    found.figures["limit/decoder/memory"] = figure([91, 91], "%")
     for streams in (1, 2, 4):
         for name, value in (("throughput", streams * 0.8), ("stage/decoder", 55.0), ("step", 100.0)):
             found.figures[f"sweep/streams/{streams}/{name}"] = figure([value, value * 1.1], "×", "higher")
@@ -60,7 +65,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
         ("a table only\n", "does not end in a benchmark's JSON"),
         ("[1]", "schema 'list'"),
         ('{"schema": "csm-hybrid-bench/0"}', "schema 'csm-hybrid-bench/0'"),
-        ('{"schema": "csm-hybrid-bench/1", "created": ""}', "damaged"),
+        ('{"schema": "csm-hybrid-bench/2", "created": ""}', "damaged"),
     ],
 )
 def test_files_that_are_no_benchmark(tmp_path: Path, content: str, message: str) -> None:
@@ -116,7 +121,7 @@ def test_the_table_says_what_was_measured() -> None:
         "read, 64 KiB in all",
         "real-time factor",
         "codebook decoder",
-        "91%",  # the decoder's share of its limit
+        "91.0%",  # the decoder's share of its limit
         "Streams at once",
         "codec, whole: moshi",
         "Note: rustymimi was left out",
@@ -126,13 +131,42 @@ def test_the_table_says_what_was_measured() -> None:
 
 def test_bandwidth_is_interpolated_between_the_sizes_measured() -> None:
     found = document()
-    assert machine.bandwidth(found, 2, 1 << 20) == 100e9
-    assert machine.bandwidth(found, 2, 1 << 40) == 20e9
-    assert machine.bandwidth(found, 2, 1) == 200e9
-    assert machine.bandwidth(found, 2, 1 << 24) == pytest.approx(60e9)
+
+    def at(size: int) -> float:
+        speed = machine.bandwidth(found, 2, size)
+        assert speed is not None
+        return speed.median
+
+    assert at(1 << 20) == 100e9
+    assert at(1 << 40) == 20e9
+    assert at(1) == 200e9
+    assert at(1 << 24) == pytest.approx(60e9)
     assert machine.bandwidth(found, 3, 1 << 20) is None
-    assert machine.peak(found, 2, "int8") == 800e9
+    memory, peak = machine.memory_speed(found, 2), machine.peak(found, 2, "int8")
+    assert memory is not None
+    assert memory.samples == (20e9,) * 3
+    assert peak is not None
+    assert peak.samples == (800e9,)
+    assert machine.memory_speed(found, 3) is None
     assert machine.peak(found, 3, "int8") is None
+
+
+def test_every_turn_is_held_against_what_the_machine_did_in_it(bundles: Callable[[str, str], Path]) -> None:
+    """Guards a shared machine: with memory half as fast in one turn, a stage that took twice as long lost nothing."""
+    found = document()
+    for name in [n for n in found.figures if n.startswith("machine/")]:
+        found.figures[name] = figure([found.figures[name].samples[0] * s for s in (1.0, 0.5)], "GB/s", "higher")
+    for name in [n for n in found.figures if n.startswith("speech/stage/")]:
+        found.figures[name] = figure([found.figures[name].samples[0] * s for s in (1.0, 2.0)], "ms")
+    with Bundle.open(bundles("voice", "q8_0")) as bundle:
+        limits = limits_of(found, bundle, threads=2, streams=1, prompt=20)
+    for stage, limit in limits.items():
+        first, second = found.figures[f"limit/{stage}/share"].samples
+        assert first == pytest.approx(second), stage
+        assert limit.share == pytest.approx(first / 100), stage
+        memory = found.figures[f"limit/{stage}/memory"].samples
+        took = found.figures[f"speech/stage/{stage}"].samples[0] / 1000
+        assert memory[0] == pytest.approx(limit.bytes / took / 20e9 * 100), stage
 
 
 class _Reader(HTMLParser):

@@ -6,7 +6,18 @@ from .document import Document
 from .figures import SMALLEST_CHANGE, Change
 
 # Facts without which two benchmarks are not of the same thing.
-_SETTINGS = ("model", "threads", "streams", "frames", "decoder", "codec", "codebooks", "text", "context_frames")
+_SETTINGS = (
+    "model",
+    "threads",
+    "streams",
+    "frames",
+    "backbone",
+    "decoder",
+    "codec",
+    "codebooks",
+    "text",
+    "context_frames",
+)
 _MACHINE = ("cpu", "isa", "cpus_usable")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .figures import Figure
 
-SCHEMA = "csm-hybrid-bench/1"
+SCHEMA = "csm-hybrid-bench/2"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Limit:
 
     ``floor_ms`` is the longer of the time to read ``bytes`` at the bandwidth measured for a working set of
     ``working_set`` bytes and the time of ``operations`` at the measured peak; ``share`` is the floor divided
-    by the median time, above 1 where weights stayed in a cache from one use to the next.
+    by the time, above 1 where weights stayed in a cache from one use to the next. Medians, of the share that
+    of each turn's own.
     """
 
     bytes: int

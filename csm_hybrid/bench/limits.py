@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ..engine import PREFILL_ALONE, PREFILL_CHUNK
 from . import costs, machine
 from .document import Document, Limit
+from .figures import figure, ratio
 
 if TYPE_CHECKING:
     from ..model.bundle import Bundle
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 def limits(document: Document, bundle: Bundle, *, threads: int, streams: int, prompt: int) -> dict[str, Limit]:
     """The limits of the stages whose times ``document`` holds, for a prompt of that many positions.
 
-    Empty when the machine was not measured.
+    Each turn is held against what the machine did in that turn. The document gets the figures
+    ``limit/<stage>/share``, the share of the limit that was reached, and ``limit/<stage>/memory``, the bytes
+    read in the time that the stage took as a share of what memory gives. Empty when the machine was not measured.
     """
     frames = document.figures["speech/frames"].median / streams
     stages = {
@@ -29,23 +33,29 @@ def limits(document: Document, bundle: Bundle, *, threads: int, streams: int, pr
         measured = document.figures.get(f"speech/stage/{stage}")
         speed = machine.bandwidth(document, threads, cost.weights)
         peak = machine.peak(document, threads, cost.arithmetic)
-        if measured is None or speed is None or peak is None:
+        memory = machine.memory_speed(document, threads)
+        if measured is None or speed is None or peak is None or memory is None:
             continue
         # The first frame's pass of the backbone is the prompt's last one.
         passes = (frames - 1) / frames if stage == "backbone" else 1.0
         if passes == 0:
             continue
         moved, operations = int(cost.bytes(streams) * passes), int(cost.operations * streams * passes)
-        reading, computing = moved / speed * 1000, operations / peak * 1000
-        floor = max(reading, computing)
+        reading = [moved / s * 1000 for s in speed.samples]
+        computing = [operations / p * 1000 for p in peak.samples]
+        floor = figure(map(max, reading, computing), "ms")
+        share = ratio(floor, measured, "higher")
         out[stage] = Limit(
             bytes=moved,
             working_set=cost.weights,
             operations=operations,
             arithmetic=cost.arithmetic,
-            bound="memory" if reading >= computing else "arithmetic",
-            floor_ms=floor,
+            bound="memory" if median(reading) >= median(computing) else "arithmetic",
+            floor_ms=floor.median,
             measured_ms=measured.median,
-            share=floor / measured.median,
+            share=share.median,
         )
+        document.figures[f"limit/{stage}/share"] = share.scaled(100, "%")
+        read = ratio(figure((moved / m * 1000 for m in memory.samples), "ms"), measured, "higher")
+        document.figures[f"limit/{stage}/memory"] = read.scaled(100, "%")
     return out

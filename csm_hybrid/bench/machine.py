@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from .. import __version__, _native
 from .document import Document
 from .figures import Figure, figure
 
+# A working set of this size or more is read from memory: no last-level cache holds it until it comes round again.
+FAR = 1 << 27
+
 # Working sets whose bandwidth is measured: from what a core's own caches hold to what none can.
 READ_SIZES = tuple(1 << e for e in range(16, 30))
-READ_SAMPLES = 5
 READ_SECONDS = 0.02  # a sample: long against a pool's start (some 10 µs), short against the whole
 
 _PACKAGES = ("llama-cpp-python", "numpy", "torch", "transformers", "moshi", "rustymimi", "aiohttp")
@@ -48,46 +51,59 @@ def versions() -> dict[str, str]:
     return out
 
 
-def measure(threads: int) -> dict[str, Figure]:
-    """Read bandwidth by working set and arithmetic peaks, with one thread and with ``threads``.
+def sample(threads: int) -> dict[str, float]:
+    """Read bandwidth by working set and arithmetic peaks, with one thread and with ``threads``, once.
 
-    Names: ``machine/read/<threads>/<bytes>`` in GB/s and ``machine/peak/<threads>/<arithmetic>`` in Gop/s.
-    Samples are taken in turn, so that each range covers the whole time of measuring.
+    Names: ``read/<threads>/<bytes>`` in GB/s and ``peak/<threads>/<arithmetic>`` in Gop/s. A machine that is
+    shared gives twice as much at one time as at another: sample it turn by turn with what is held against it.
     """
-    rates: dict[str, list[float]] = {}
-    for _ in range(READ_SAMPLES):
-        for count in sorted({1, threads}):
-            pool = _native.ThreadPool(threads=count)
-            for size in READ_SIZES:
-                found = _native.measure_read(pool=pool, bytes=size, samples=1, seconds=READ_SECONDS)
-                rates.setdefault(f"machine/read/{count}/{size}", []).extend(found)
-            for arithmetic in ("f32", "int8"):
-                found = _native.measure_peak(pool=pool, arithmetic=arithmetic, samples=1, seconds=READ_SECONDS)
-                rates.setdefault(f"machine/peak/{count}/{arithmetic}", []).extend(found)
+    rates = {}
+    for count in sorted({1, threads}):
+        pool = _native.ThreadPool(threads=count)
+        for size in READ_SIZES:
+            (rate,) = _native.measure_read(pool=pool, bytes=size, samples=1, seconds=READ_SECONDS)
+            rates[f"read/{count}/{size}"] = rate / 1e9
+        for arithmetic in ("f32", "int8"):
+            (rate,) = _native.measure_peak(pool=pool, arithmetic=arithmetic, samples=1, seconds=READ_SECONDS)
+            rates[f"peak/{count}/{arithmetic}"] = rate / 1e9
+    return rates
+
+
+def figures(samples: Mapping[str, list[float]]) -> dict[str, Figure]:
+    """Samples of several turns as figures named ``machine/read/...`` and ``machine/peak/...``."""
     return {
-        name: figure((r / 1e9 for r in found), "GB/s" if "/read/" in name else "Gop/s", "higher")
-        for name, found in rates.items()
+        f"machine/{name}": figure(found, "GB/s" if name.startswith("read/") else "Gop/s", "higher")
+        for name, found in samples.items()
     }
 
 
-def bandwidth(document: Document, threads: int, working_set: int) -> float | None:
-    """Bytes a second that ``threads`` threads read of a working set, from the nearest sizes measured.
+def bandwidth(document: Document, threads: int, working_set: int) -> Figure | None:
+    """Bytes a second that ``threads`` threads read of a working set, from the nearest sizes measured, turn by turn.
 
     Between two sizes it is interpolated in the logarithm of the size; None where nothing was measured.
     """
     import numpy as np
 
-    measured = {int(size): f.median for size, f in document.group(f"machine/read/{threads}").items()}
+    measured = {int(size): f.samples for size, f in document.group(f"machine/read/{threads}").items()}
     if not measured:
         return None
     sizes = sorted(measured)
-    return float(np.interp(np.log(max(working_set, 1)), np.log(sizes), [measured[s] for s in sizes])) * 1e9
+    turns = zip(*(measured[s] for s in sizes), strict=True)
+    at = np.log(max(working_set, 1))
+    return figure((np.interp(at, np.log(sizes), rates) * 1e9 for rates in turns), "B/s", "higher")
 
 
-def peak(document: Document, threads: int, arithmetic: str) -> float | None:
-    """Operations a second at best; None where nothing was measured."""
+def memory_speed(document: Document, threads: int) -> Figure | None:
+    """Bytes a second from memory, turn by turn: the best of all working sets from ``FAR`` on."""
+    group = document.group(f"machine/read/{threads}")
+    far = [f.samples for size, f in group.items() if int(size) >= FAR]
+    return figure((max(rates) * 1e9 for rates in zip(*far, strict=True)), "B/s", "higher") if far else None
+
+
+def peak(document: Document, threads: int, arithmetic: str) -> Figure | None:
+    """Operations a second at best, turn by turn; None where nothing was measured."""
     found = document.figures.get(f"machine/peak/{threads}/{arithmetic}")
-    return None if found is None else found.median * 1e9
+    return None if found is None else found.scaled(1e9, "op/s")
 
 
 def resident() -> dict[str, int]:

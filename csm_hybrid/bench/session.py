@@ -59,11 +59,11 @@ def measure(plan: Plan, told: Told) -> Document:
         speaking = replace(speaking, context=speech.context_of(model, plan.context_frames))
         document.settings = _settings(plan, model, speaking)
         speech.measure_parts(model)
+        document.figures["memory/file"] = figure([plan.path.stat().st_size], "B")
         _speak(document, model, speaking, plan, told)
-        _memory(document, plan.path, before)
-        if plan.measure_machine:  # after the memory was read: this takes half a gigabyte
-            told("measuring the machine")
-            document.figures |= machine.measure(model.threads)
+        if before is not None:
+            private = document.figures["memory/private"].median
+            document.figures["memory/model"] = figure([max(0, private - before)], "B")
         _reach(document, model, speaking, plan)
         _beside(document, model, speaking, plan, told)
     for axis, values in plan.sweeps:
@@ -99,6 +99,7 @@ def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]
         "model": " ".join(filter(None, [model.config.name, f"({plan.path.name})"])),
         "threads": model.threads,
         "streams": what.streams,
+        "backbone": plan.settings.get("backbone"),
         "decoder": plan.settings.get("decoder"),
         "codec": plan.settings.get("codec"),
         "codebooks": plan.settings.get("codebooks"),
@@ -120,6 +121,9 @@ def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
     runs: dict[str, Callable[[], Any]] = {"speech": partial(speech.run, model, speaking)}
     if hasattr(model.codec, "encode"):
         runs["encode"] = speech.encode(model, ENCODED_SECONDS)
+    runs["memory"] = partial(_memory, document)
+    if plan.measure_machine:
+        runs["machine"] = partial(machine.sample, model.threads)
     done = iter(range(1, plan.runs + 1))
     samples = interleave(
         runs,
@@ -127,17 +131,16 @@ def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
         rounds=plan.runs,
         told=lambda key: told(f"run {next(done)} of {plan.runs}") if key == "speech" else None,
     )
+    document.figures |= machine.figures(samples.pop("machine", {}))
     for key, found in samples.items():
         document.figures |= speech.figures(found, key)
 
 
-def _memory(document: Document, path: Path, before: int | None) -> None:
-    now = machine.resident()
-    document.figures["memory/file"] = figure([path.stat().st_size], "B")
-    for name, size in now.items():
-        document.figures[f"memory/{name}"] = figure([size], "B")
-    if before is not None and "private" in now:
-        document.figures["memory/model"] = figure([max(0, now["private"] - before)], "B")
+def _memory(document: Document) -> dict[str, float]:
+    """Notes the memory after the first turn's speech: measuring the machine takes half a gigabyte more."""
+    for name, size in machine.resident().items():
+        document.figures.setdefault(f"memory/{name}", figure([size], "B"))
+    return {}
 
 
 def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Plan) -> None:
@@ -156,7 +159,12 @@ def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
 
 def _beside(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:
     setting = peers.Setting(
-        model, plan.path, speaking, threads=model.threads, frames=model.max_frames(speaking.seconds)
+        model,
+        plan.settings | {"slots": speaking.streams},
+        plan.path,
+        speaking,
+        threads=model.threads,
+        frames=model.max_frames(speaking.seconds),
     )
     for name, argument in plan.peers:
         told(f"preparing {name}")

@@ -58,7 +58,7 @@ def run(model: Model, what: Speaking) -> dict[str, float]:
     """Speaks once; returns the measurements of ``_UNITS`` and the stages' times, ``stage/<name>``.
 
     ``first_audio`` is the time to the first chunk, of the last stream to get one. ``step`` leaves out what
-    comes before the first frame's pass. The parts of the stage ``decoder`` are ``decoder.<part>``.
+    comes before the first frame's pass. The parts of a stage are ``<stage>.<part>``.
     ``bookkeeping`` is what the engine's steps took beside the other stages, ``waiting`` what was spent outside
     its steps; ``accounted`` is the sum of all stages but waiting, in percent of the time that the whole run
     took by its own clock. All but the prompt are per step.
@@ -89,22 +89,31 @@ def run(model: Model, what: Speaking) -> dict[str, float]:
         "stage/prompt": stages.pop("prompt") * 1000,
         "stage/waiting": (wall - accounted) / steps * 1000,
     }
-    stages |= {f"decoder.{name}": value - parts_before[name] for name, value in parts(model).items()}
+    stages |= {name: value - parts_before.get(name, 0.0) for name, value in parts(model).items()}
     out |= {f"stage/{name}": value / steps * 1000 for name, value in stages.items()}
     return out
 
 
 def parts(model: Model) -> dict[str, float]:
-    """Seconds spent so far in the codebook decoder's parts; empty for a decoder that does not tell them."""
-    tell = getattr(model.codebook_decoder, "parts", None)
-    return {} if tell is None else dict(tell())
+    """Seconds spent so far in the parts of stages that tell them, named ``<stage>.<part>``."""
+    return {
+        f"{stage}.{name}": seconds
+        for stage, engine in _engines(model)
+        for name, seconds in getattr(engine, "parts", dict)().items()
+    }
 
 
 def measure_parts(model: Model) -> None:
-    """From now on the codebook decoder measures its parts, if it can: some ten microseconds a frame."""
-    measure = getattr(model.codebook_decoder, "measure", None)
-    if measure is not None:
-        measure(on=True)
+    """From now on the stages measure their parts, those that can: some ten microseconds a frame."""
+    for _, engine in _engines(model):
+        measure = getattr(engine, "measure", None)
+        if measure is not None:
+            measure(on=True)
+
+
+def _engines(model: Model) -> tuple[tuple[str, object], ...]:
+    """What runs the stages; the backbone's own parts are not told: its prompts would count to its frames."""
+    return ("decoder", model.codebook_decoder), ("codec", model.codec)
 
 
 def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure]:

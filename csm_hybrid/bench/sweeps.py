@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "threads": (),  # powers of two up to the processors at hand
-    "streams": ("1", "2", "4", "8"),
+    "streams": ("1", "2", "4", "8", "16", "32"),
     "types": ("f16", "q8_0", "q4_k"),
+    "backbones": ("native", "llama"),
     "decoders": ("native", "llama"),
     "codecs": ("native", "moshi"),
     "context": ("0", "125", "500", "1500"),
@@ -80,6 +81,8 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
             speaking = replace(speaking, streams=int(value))
         elif axis == "types" and base.path_of is not None:
             path = base.path_of(value)
+        elif axis == "backbones":
+            settings["backbone"] = value
         elif axis == "decoders":
             settings["decoder"] = value
         elif axis == "codecs":

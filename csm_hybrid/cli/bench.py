@@ -82,7 +82,7 @@ _BENCH_OPTIONS = [
         "sweep",
         multiple=True,
         metavar="AXIS[=VALUES]",
-        help="Try one setting at several values: threads, streams, types, decoders, codecs, context;"
+        help="Try one setting at several values: threads, streams, types, backbones, decoders, codecs, context;"
         " such as streams=1,8,32. May be repeated.",
     ),
     click.option(
@@ -90,7 +90,7 @@ _BENCH_OPTIONS = [
         "peer",
         multiple=True,
         metavar="NAME[=ARGUMENT]",
-        help="Run another program turn by turn: llama, transformers, moshi, rustymimi, csm.rs=BINARY,"
+        help="Run another program turn by turn: llama, twin, transformers, moshi, rustymimi, csm.rs=BINARY,"
         " codec.cpp=BINARY,MODEL. May be repeated.",
     ),
     click.option("--machine/--no-machine", default=True, help="Measure what the machine can do first."),

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
+# The part that a stage of csrc/mimi/decoder.cpp belongs to, by the first word of its name.
+_PARTS = {"rvq": "quantiser", "upsample": "transformer", "transformer": "transformer"}
+
 _DTYPES: dict[int, type[np.floating[Any]]] = {0: np.float32, 1: np.float16}  # by GGML type id
 
 
@@ -69,6 +72,17 @@ class NativeCodec:
     def frame_samples(self) -> int:
         """Samples per frame of codes."""
         return self.config.frame_samples
+
+    def measure(self, *, on: bool) -> None:
+        """Measure the parts of ``decode`` from now on, anew, or stop."""
+        self._decoder.measure(on=on)
+
+    def parts(self) -> dict[str, float]:
+        """Seconds spent in the quantiser, the transformer and the convolutions of ``decode`` since ``measure``."""
+        out = dict.fromkeys(("quantiser", "transformer", "convolutions"), 0.0)
+        for stage, (seconds, _, _) in self._decoder.stages().items():
+            out[_PARTS.get(stage.split(".")[0], "convolutions")] += seconds
+        return out
 
     def new_state(self) -> _native.MimiDecoderState:
         """A stream of sound that begins."""

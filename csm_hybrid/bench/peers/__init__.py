@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import CsmError, InputError
 from ..figures import Figure, figure, interleave, ratio
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # What a peer is, and what may (or, marked with !, must) follow its name and "=".
 PEERS = {
-    "llama": "the codebook decoder on llama.cpp",
+    "llama": "backbone and codebook decoder on llama.cpp",
+    "twin": "the model's sizes with random weights; =TYPE of them",
     "transformers": "Hugging Face's CSM on torch, codes only; =bfloat16 (default) or =float32",
     "moshi": "kyutai's Mimi on torch",
     "rustymimi": "kyutai's Mimi on candle; =FILE of weights, made up where moshi is installed",
@@ -38,6 +39,7 @@ class Setting:
     """What both sides do: the model's sizes, the text, the threads, and how many frames a turn makes."""
 
     model: Model
+    settings: dict[str, Any]  # that the model was opened with
     path: Path
     speaking: Speaking
     threads: int

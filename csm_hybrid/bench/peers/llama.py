@@ -1,4 +1,4 @@
-"""The codebook decoder on llama.cpp, beside the package's own code, for one stream and for several."""
+"""Backbone and codebook decoder on llama.cpp, beside the package's own code, for one stream and for several."""
 
 from __future__ import annotations
 
@@ -11,23 +11,74 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import _native
+from ...backbone import open_backbone
 from ...codebook_decoder import open_decoder
+from ...engine import PREFILL_CHUNK
 from ...model.bundle import Bundle
 from . import Pair, Setting
 
 if TYPE_CHECKING:
+    from ...backbone import Backbone
     from ...codebook_decoder import CodebookDecoder
 
 STREAMS = (1, 8)
+PROMPT = 4 * PREFILL_CHUNK  # positions
 
 
 def llama(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pair]:
-    """A frame of the codebook decoder on random hidden states, in milliseconds."""
+    """Frames of both towers on random input and a prompt's position, in milliseconds."""
     bundle = stack.enter_context(Bundle.open(setting.path))
     pool = _native.ThreadPool(threads=setting.threads)
-    most = max(STREAMS)
-    own = open_decoder(bundle, pool, engine="native", max_streams=most)
-    other = open_decoder(bundle, pool, engine="llama", max_streams=most)
+    return [*_backbones(setting, bundle, pool, stack), *_decoders(setting, bundle, pool)]
+
+
+def _backbones(setting: Setting, bundle: Bundle, pool: _native.ThreadPool, stack: ExitStack) -> list[Pair]:
+    own, other = (
+        open_backbone(bundle, pool, engine=engine, sequences=max(STREAMS)) for engine in ("native", "llama")
+    )
+    for backbone in (own, other):
+        stack.callback(backbone.close)
+    noise = np.random.default_rng(1)
+    embeddings = noise.standard_normal((PROMPT, own.width)).astype(np.float32) * np.float32(0.1)
+
+    def take(backbone: Backbone, begin: int, end: int, sequence: int) -> None:
+        outputs = np.zeros(end - begin, dtype=bool)
+        outputs[-1] = True
+        positions = np.arange(begin, end, dtype=np.int32)
+        backbone.decode(embeddings[begin:end], positions, np.full_like(positions, sequence), outputs)
+
+    def prompt(backbone: Backbone) -> float:
+        backbone.forget(0)
+        starts = range(0, PROMPT, PREFILL_CHUNK)
+        work = [partial(take, backbone, at, at + PREFILL_CHUNK, 0) for at in starts]
+        return _timed(lambda: [part() for part in work], 1) / PROMPT
+
+    def frames(backbone: Backbone, streams: int) -> float:
+        for sequence in range(streams):
+            backbone.forget(sequence)
+            take(backbone, 0, PREFILL_CHUNK, sequence)
+        sequences, wanted = np.arange(streams, dtype=np.int32), np.ones(streams, dtype=bool)
+        steps = iter(range(PREFILL_CHUNK, PREFILL_CHUNK + setting.frames))
+        return _timed(
+            lambda: backbone.decode(
+                embeddings[:streams], np.full(streams, next(steps), dtype=np.int32), sequences, wanted
+            ),
+            setting.frames,
+        )
+
+    return [
+        Pair("backbone, a position of a prompt", "ms", partial(prompt, other), partial(prompt, own)),
+        *(
+            Pair(f"backbone, {_streams(n)}", "ms", partial(frames, other, n), partial(frames, own, n))
+            for n in STREAMS
+        ),
+    ]
+
+
+def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> list[Pair]:
+    own, other = (
+        open_decoder(bundle, pool, engine=engine, max_streams=max(STREAMS)) for engine in ("native", "llama")
+    )
     config = bundle.config
 
     def frames(decoder: CodebookDecoder, streams: int) -> float:
@@ -40,14 +91,13 @@ def llama(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pair
         )
 
     return [
-        Pair(
-            f"codebook decoder, {streams} stream" + ("s" if streams > 1 else ""),
-            "ms",
-            partial(frames, other, streams),
-            partial(frames, own, streams),
-        )
-        for streams in STREAMS
+        Pair(f"codebook decoder, {_streams(n)}", "ms", partial(frames, other, n), partial(frames, own, n))
+        for n in STREAMS
     ]
+
+
+def _streams(count: int) -> str:
+    return f"{count} stream" + ("s" if count > 1 else "")
 
 
 def _timed(work: Callable[[], object], times: int) -> float:

@@ -10,8 +10,6 @@ from ..document import Document
 from ..figures import SMALLEST_CHANGE, Figure, short, shown, sized
 from ..speech import STAGES
 
-DECODER_PARTS = "decoder."  # the names of the codebook decoder's own parts begin with it
-
 _SPEECH = {
     "rtf": "real-time factor (seconds to make one of sound)",
     "throughput": "throughput (seconds of sound made a second)",
@@ -24,6 +22,7 @@ _AXES = {
     "threads": "Threads",
     "streams": "Streams at once",
     "types": "Weight types",
+    "backbones": "What runs the backbone",
     "decoders": "What runs the codebook decoder",
     "codecs": "What runs the codec",
     "context": "Frames of context before the text",
@@ -120,9 +119,8 @@ def _stage_names(group: dict[str, Figure]) -> Iterable[tuple[str, str]]:
     for name in (*STAGES, "bookkeeping", "waiting"):
         if f"stage/{name}" in group:
             yield name, labels.get(name, name)
-        if name == "decoder":
-            parts = [n.removeprefix("stage/") for n in group if n.startswith(f"stage/{DECODER_PARTS}")]
-            yield from ((part, "· " + part.removeprefix(DECODER_PARTS)) for part in parts)
+        parts = [n.removeprefix("stage/") for n in group if n.startswith(f"stage/{name}.")]
+        yield from ((part, "· " + part.partition(".")[2].replace("_", " ")) for part in parts)
 
 
 def _limits(document: Document) -> Table:
@@ -134,14 +132,15 @@ def _limits(document: Document) -> Table:
             limit.bound if limit.bound == "memory" else f"arithmetic ({limit.arithmetic})",
             short(limit.floor_ms) + " ms",
             short(limit.measured_ms) + " ms",
-            f"{limit.share:.0%}",
+            shown(document.figures[f"limit/{stage}/share"]),
+            shown(document.figures[f"limit/{stage}/memory"]),
         ]
         for stage, limit in document.limits.items()
     ]
-    head = ["stage", "must read", "must compute", "bound by", "could take", "takes", "reached"]
+    head = ["stage", "must read", "must compute", "bound by", "could take", "takes", "reached", "memory's speed"]
     note = (
-        "least work divided by this machine's measured bandwidth (for the stage's working set) or peak;"
-        " above 100% weights stayed in a cache"
+        "could take: least work ÷ this machine's bandwidth (for the stage's working set) or peak, each turn's own;"
+        " memory's speed: bytes ÷ time ÷ bandwidth of sets that no cache holds; above 100% weights stayed in a cache"
     )
     return Table("How near the limit, per step", head, rows, note)
 
