@@ -77,7 +77,8 @@ def voice_prompt(path: Path) -> np.ndarray:
     bundle = Bundle.open(path)
     builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
     rows = [json.loads(line) for line in (VOICE / "heldout.jsonl").read_text().splitlines()]
-    segments = [Segment(r["text"], r["speaker"], np.array(r["codes"], dtype=np.int32)) for r in rows[:16]]
+    k = bundle.config.codebooks
+    segments = [Segment(r["text"], r["speaker"], np.array(r["codes"], dtype=np.int32)[:, :k]) for r in rows[:16]]
     frames = builder.build("And so on.", 0, segments)
     assert len(frames) >= POSITIONS
     return reference_embeddings(VOICE, frames[:POSITIONS])

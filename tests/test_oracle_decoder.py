@@ -180,6 +180,7 @@ def spoken(voice: Any, checkpoints: Callable[[str], Path]) -> tuple[np.ndarray, 
 
     lines = (checkpoints("voice") / "heldout.jsonl").read_text().splitlines()
     codes = np.array([frame for line in lines[:8] for frame in json.loads(line)["codes"]][: FRAMES + 1])
+    codes = codes[:, : voice.config.num_codebooks]
     with torch.no_grad():
         ids = torch.from_numpy(codes[None, :-1].astype(np.int64))
         hidden = voice.backbone_model(input_ids=ids).last_hidden_state[0]

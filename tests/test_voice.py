@@ -26,7 +26,7 @@ def negative_log_likelihood(model: Model) -> np.ndarray:
     losses = []
     for line in (VOICE / "heldout.jsonl").read_text().splitlines():
         row = json.loads(line)
-        codes = np.array(row["codes"], dtype=np.int32)
+        codes = np.array(row["codes"], dtype=np.int32)[:, :k]
         prompt = model.prompt(row["text"], row["speaker"])
         inputs = np.concatenate([model.embedder.frames(prompt), model.embedder.codes(codes)])
         count = len(inputs)

@@ -43,7 +43,7 @@ def split(source: Path, target: Path) -> None:
 
 
 def heldout() -> list[dict[str, Any]]:
-    """The held-out utterances: speaker, text, codes (frames x K)."""
+    """The held-out utterances: speaker, text, codes (frames x the codec's codebooks; towers may have fewer)."""
     return [json.loads(line) for line in (HERE / "heldout.jsonl").read_text().splitlines()]
 
 
@@ -64,7 +64,7 @@ def reference_nll(checkpoint: Path) -> list[float]:
     with torch.no_grad():
         for row in heldout():
             text = torch.tensor(tokenizer.encode(f"[{row['speaker']}]{row['text']}").ids)
-            codes = torch.tensor(row["codes"])
+            codes = torch.tensor(row["codes"])[:, :k]
             audio = model.backbone_model.embed_tokens(codes[None])[0]
             inputs = torch.cat([model.embed_text_tokens(text), audio])[None]
             hidden = model.backbone_model(inputs_embeds=inputs, use_cache=False).last_hidden_state[0, len(text) - 1 :]
