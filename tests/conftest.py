@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from golden import generate
 from quantize.convert import convert
 from quantize.recipe import recipe_named
 from quantize.source import open_checkpoint, with_overrides
+
+# A shell that runs the tests in the background leaves SIGINT ignored, which the programs under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 
