@@ -7,12 +7,11 @@ server all make their requests here, so that the same text, voice and seed give 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from .sentences import LONGEST_PIECE, speakable, split
-from .streams import Request
+from .streams import Request, random_seed
 
 if TYPE_CHECKING:
     from .model.config import ModelConfig, Sampling
@@ -71,8 +70,7 @@ class Passage:
         history: float = DEFAULT_HISTORY,
         pace: float = 1.0,
     ) -> None:
-        # 53 bits: a JSON reader that takes numbers for doubles keeps them exact.
-        self.seed = secrets.randbits(53) if seed is None else seed
+        self.seed = random_seed() if seed is None else seed
         self.most_frames = None if max_seconds is None else model.max_frames(max_seconds)
         self._longest = model.max_frames(LONGEST_UTTERANCE)
         self._least = model.max_frames(_LEAST_ROOM)

@@ -54,13 +54,17 @@ class StageTimes:
     frames: int = 0
 
 
+def random_seed() -> int:
+    """A seed for a speech that names none: 53 bits, which a JSON reader that takes numbers for doubles keeps exact."""
+    return secrets.randbits(53)
+
+
 class Stream:
     """One request on its way through the engine; ``audio`` fills with one array of samples a frame."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        # 53 bits: a JSON reader that takes numbers for doubles keeps them exact.
-        self.seed = secrets.randbits(53) if request.seed is None else request.seed
+        self.seed = random_seed() if request.seed is None else request.seed
         self.audio: deque[NDArray[np.float32]] = deque()
         self.codes: list[NDArray[np.int32]] = []
         self.finish_reason: FinishReason | None = None

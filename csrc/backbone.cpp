@@ -111,12 +111,6 @@ void Backbone::finish(int member, int m, float *hidden, float *logits) {
     std::copy_n(last_.row(i), config().width, hidden + static_cast<std::ptrdiff_t>(i) * config().width);
 }
 
-int Backbone::length(int sequence) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  check_sequence(sequence);
-  return lengths_[static_cast<std::size_t>(sequence)];
-}
-
 void Backbone::forget(int sequence) {
   const std::lock_guard<std::mutex> lock(mutex_);
   check_sequence(sequence);

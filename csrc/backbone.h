@@ -35,8 +35,6 @@ class Backbone {
   void decode(int n, const float *embeddings, const std::int32_t *position, const std::int32_t *sequence,
               const bool *wanted, float *hidden, float *logits);
 
-  // Positions that a sequence holds.
-  int length(int sequence) const;
   // Empties a sequence.
   void forget(int sequence);
 

@@ -53,7 +53,7 @@ const TensorSource *TensorReader::take(const std::string &name, const std::vecto
 
 void TensorReader::check() const {
   if (problems_.empty()) return;
-  std::string text = "unusable decoder weights: ";
+  std::string text = "unusable weights: ";
   for (std::size_t i = 0; i < problems_.size(); ++i) text += (i == 0 ? "" : "; ") + problems_[i];
   throw std::invalid_argument(text);
 }

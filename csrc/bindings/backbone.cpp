@@ -76,7 +76,6 @@ void bind_backbone(py::module_ &m) {
            "depend on what else is in the pass, on how a sequence is cut into passes, or on the number of threads.\n"
            "Raises ValueError for a sequence that is not there, that is full or that is at another position; nothing has\n"
            "changed then.")
-      .def("length", &Backbone::length, py::arg("sequence"), "Positions that a sequence holds.")
       .def("forget", &Backbone::forget, py::arg("sequence"), "Empties a sequence.")
       .def("measure", [](Backbone &self, bool on) {
              py::gil_scoped_release release;
