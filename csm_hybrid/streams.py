@@ -55,7 +55,7 @@ class StageTimes:
 
 
 def random_seed() -> int:
-    """A seed for a speech that names none: 53 bits, which a JSON reader that takes numbers for doubles keeps exact."""
+    """A seed where none is given: 53 bits, which JSON readers that take numbers for doubles keep exact."""
     return secrets.randbits(53)
 
 
