@@ -2,7 +2,7 @@
 // the contract that every instruction set fulfils, and the table through which they are called.
 //
 // The files that implement it are compiled for one instruction set each. They include nothing but this header
-// (and product.inc, vector_ops.inc) and keep everything else internal, so that no inline function compiled
+// (and the .inc files) and keep everything else internal, so that no inline function compiled
 // for a newer CPU can be picked by the linker for an older one.
 #pragma once
 

@@ -10,6 +10,7 @@ constexpr int kQuantTile = 4;  // with 8-bit weights 8 sums of 16 bits, 2 nibble
 
 #include "quant_avx2.inc"
 #include "vector_ops.inc"
+#include "quantise_x86.inc"
 
 struct Words {
   __m256i v;

@@ -11,6 +11,7 @@ constexpr int kQuantTile = 4;  // for each vector a sum and an accumulator, with
 
 #include "quant_avx2.inc"
 #include "vector_ops.inc"
+#include "quantise_x86.inc"
 
 #include "sums_i32.inc"
 

@@ -8,6 +8,7 @@ namespace {
 
 #include "quant_avx512.inc"
 #include "vector_ops.inc"
+#include "quantise_x86.inc"
 
 #include "sums_i32.inc"
 

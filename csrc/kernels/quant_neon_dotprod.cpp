@@ -15,6 +15,7 @@ inline int32x4_t dot_rows(int32x4_t acc, const int8x16_t *rows, int8x16_t x) {
 
 #include "quant_neon.inc"
 #include "vector_ops.inc"
+#include "quantise_lanes.inc"
 
 #include "product.inc"
 

@@ -20,6 +20,7 @@ struct Floats {
 };
 
 #include "vector_ops.inc"
+#include "quantise_lanes.inc"
 
 inline Bytes load_bytes(const std::uint8_t *p) {
   Bytes b;
