@@ -1,5 +1,6 @@
 #include "kv_cache.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -51,10 +52,14 @@ float *KvCache::values_of(int layer, int head) const {
 
 void KvCache::store(int layer, int position, int begin, int end, const float *keys, const float *values) {
   const std::ptrdiff_t group = position / kGroup, lane = position % kGroup, capacity = std::ptrdiff_t{groups_} * kGroup;
-  for (int row = begin; row < end; ++row) {
-    const int head = row / head_dim_, d = row % head_dim_;
-    keys_of(layer, head)[(group * head_dim_ + d) * kGroup + lane] = keys[row];
-    values_of(layer, head)[(d / kGroup * capacity + position) * kGroup + d % kGroup] = values[row];
+  for (int row = begin; row < end;) {
+    const int head = row / head_dim_, first = head * head_dim_, stop = std::min(end, first + head_dim_);
+    float *key = keys_of(layer, head) + group * head_dim_ * kGroup + lane, *value = values_of(layer, head) + position * kGroup;
+    for (; row < stop; ++row) {
+      const int d = row - first;
+      key[d * kGroup] = keys[row];
+      value[d / kGroup * capacity * kGroup + d % kGroup] = values[row];
+    }
   }
 }
 

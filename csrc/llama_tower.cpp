@@ -141,11 +141,14 @@ void LlamaTower::rotate(float *vector, int begin, int end, int position) const {
   const int pairs = config_.head_dim / 2;
   const float *cosines = cosines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
   const float *sines = sines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
-  for (int r = begin; r < end; r += 2) {
-    const int pair = r % config_.head_dim / 2;
-    const float a = vector[r], b = vector[r + 1];
-    vector[r] = a * cosines[pair] - b * sines[pair];
-    vector[r + 1] = a * sines[pair] + b * cosines[pair];
+  for (int r = begin; r < end;) {
+    const int first = r / config_.head_dim * config_.head_dim, stop = std::min(end, first + config_.head_dim);
+    for (; r < stop; r += 2) {
+      const int pair = (r - first) / 2;
+      const float a = vector[r], b = vector[r + 1];
+      vector[r] = a * cosines[pair] - b * sines[pair];
+      vector[r + 1] = a * sines[pair] + b * cosines[pair];
+    }
   }
 }
 

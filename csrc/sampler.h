@@ -38,11 +38,14 @@ class Sampler {
   std::uint64_t draws() const { return draws_; }
 
  private:
-  float threshold(const float *logits, int vocab, int top_k);
+  void keep_largest(const float *logits, int vocab, int top_k);
 
   SamplerConfig config_;
   std::uint64_t draws_ = 0;
-  std::vector<float> largest_;  // scratch: a min-heap of the top_k largest logits
+  // Scratch of one draw.
+  std::vector<float> maxima_;   // of groups of entries
+  std::vector<float> largest_;  // logits among which the top_k-th largest is
+  std::vector<int> kept_;       // entries, rising
 };
 
 }  // namespace csm

@@ -90,6 +90,24 @@ def test_ties_with_the_last_kept_entry_stay() -> None:
     assert set(draw(logits, 50, top_k=1)) == {0}
 
 
+@pytest.mark.parametrize("vocab", [1, 15, 16, 33, 300, 2051])
+@pytest.mark.parametrize("top_k", [1, 2, 17, 50])
+def test_kept_entries(vocab: int, top_k: int) -> None:
+    """Which entries are ever drawn, with rounded logits (many ties), negative ones and some that are no numbers."""
+    rng = np.random.default_rng(vocab * 100 + top_k)
+    for spread in (1, 40):
+        logits = (np.round(rng.standard_normal(vocab) * spread * 4) / 4 - 9).astype(np.float32)
+        logits[rng.random(vocab) < 0.1] = rng.choice([np.nan, -np.inf])
+        numbers = np.sort(logits[np.isfinite(logits)])
+        if len(numbers) == 0:
+            continue
+        least = numbers[-top_k] if top_k <= len(numbers) else -np.inf
+        kept = set(np.flatnonzero((logits >= least) & np.isfinite(logits)))
+        # At this temperature all are as likely as any: 40 draws for each miss one with probability n e^-40.
+        assert set(draw(logits, 40 * len(kept), temperature=1e6, top_k=top_k)) == kept
+        assert draw(logits, 1, temperature=0, top_k=top_k)[0] == np.nanargmax(logits)
+
+
 def test_top_k_of_the_whole_vocabulary_or_more_keeps_all() -> None:
     logits = np.zeros(8, np.float32)
     for top_k in (-1, 0, 8, 9, 2**31 - 1):
