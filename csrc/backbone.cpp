@@ -103,9 +103,11 @@ void Backbone::run(int n, const float *embeddings, float *hidden, float *logits)
 void Backbone::finish(int member, int m, float *hidden, float *logits) {
   tower_->final_norm(member, m, read_.data(), quantised(head_), last_);
   pool_->barrier();
-  const Range rows = products_.multiply(member, head_, tower_->first_matrix(), last_, m, logits_);
-  for (int i = 0; i < m; ++i)
-    std::copy(logits_.row(i) + rows.begin, logits_.row(i) + rows.end, logits + static_cast<std::ptrdiff_t>(i) * vocab() + rows.begin);
+  products_.multiply(member, head_, tower_->first_matrix(), last_, m, logits_, [&](Range rows) {
+    for (int i = 0; i < m; ++i)
+      std::copy(logits_.row(i) + rows.begin, logits_.row(i) + rows.end,
+                logits + static_cast<std::ptrdiff_t>(i) * vocab() + rows.begin);
+  });
   const Range mine = products_.vectors_of(member, m);
   for (int i = mine.begin; i < mine.end; ++i)
     std::copy_n(last_.row(i), config().width, hidden + static_cast<std::ptrdiff_t>(i) * config().width);

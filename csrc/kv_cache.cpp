@@ -50,17 +50,31 @@ float *KvCache::values_of(int layer, int head) const {
   return keys_of(layer, head) + static_cast<std::ptrdiff_t>(groups_) * kGroup * head_dim_;
 }
 
-void KvCache::store(int layer, int position, int begin, int end, const float *keys, const float *values) {
-  const std::ptrdiff_t group = position / kGroup, lane = position % kGroup, capacity = std::ptrdiff_t{groups_} * kGroup;
-  for (int row = begin; row < end;) {
-    const int head = row / head_dim_, first = head * head_dim_, stop = std::min(end, first + head_dim_);
-    float *key = keys_of(layer, head) + group * head_dim_ * kGroup + lane, *value = values_of(layer, head) + position * kGroup;
-    for (; row < stop; ++row) {
-      const int d = row - first;
-      key[d * kGroup] = keys[row];
-      value[d / kGroup * capacity * kGroup + d % kGroup] = values[row];
-    }
+// put(head, first, last): the rows of one head, [head * head_dim + first, head * head_dim + last).
+template <class Put>
+void KvCache::each_head(Range rows, const Put &put) const {
+  for (int row = rows.begin; row < rows.end;) {
+    const int head = row / head_dim_, first = row % head_dim_, last = std::min(head_dim_, first + rows.end - row);
+    put(head, first, last);
+    row += last - first;
   }
+}
+
+void KvCache::store_keys(int layer, int position, Range rows, const float *keys) {
+  each_head(rows, [&](int head, int first, int last) {
+    float *out = keys_of(layer, head) + std::ptrdiff_t{position / kGroup} * head_dim_ * kGroup + position % kGroup;
+    const float *in = keys + std::ptrdiff_t{head} * head_dim_;
+    for (int d = first; d < last; ++d) out[std::ptrdiff_t{d} * kGroup] = in[d];
+  });
+}
+
+void KvCache::store_values(int layer, int position, Range rows, const float *values) {
+  const std::ptrdiff_t panel = std::ptrdiff_t{groups_} * kGroup * kGroup;
+  each_head(rows, [&](int head, int first, int last) {
+    float *out = values_of(layer, head) + std::ptrdiff_t{position} * kGroup;
+    const float *in = values + std::ptrdiff_t{head} * head_dim_;
+    for (int d = first; d < last; ++d) out[d / kGroup * panel + d % kGroup] = in[d];
+  });
 }
 
 PanelMatrix KvCache::keys(int layer, int head, int count) const {

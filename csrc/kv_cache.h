@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "kernels/kernels.h"
+#include "thread_pool.h"
 
 namespace csm {
 
@@ -17,8 +18,9 @@ class KvCache {
   // Throws std::bad_alloc where the system would not have the memory for that many, once they are full.
   static void check_memory(int caches, int layers, int kv_heads, int head_dim, int positions);
 
-  // Rows [begin, end) of the keys and values (kv_heads * head_dim,) of one position; f32.
-  void store(int layer, int position, int begin, int end, const float *keys, const float *values);
+  // Some rows of the keys or values (kv_heads * head_dim,) of one position; f32.
+  void store_keys(int layer, int position, Range rows, const float *keys);
+  void store_values(int layer, int position, Range rows, const float *values);
 
   // Of the first `count` positions, for one key head: keys (count, head_dim) and transposed values (head_dim, count).
   PanelMatrix keys(int layer, int head, int count) const;
@@ -30,6 +32,8 @@ class KvCache {
   struct Free {
     void operator()(void *memory) const;
   };
+  template <class Put>
+  void each_head(Range rows, const Put &put) const;
   float *keys_of(int layer, int head) const;
   float *values_of(int layer, int head) const;
 

@@ -25,10 +25,11 @@ void Linear::multiply(int n, const float *x, float *y) {
       std::copy_n(x + static_cast<std::ptrdiff_t>(b) * matrix_.cols, matrix_.cols, in_.row(b));
     if (quantised(matrix_)) products_.round(member, n, in_);
     pool_->barrier();
-    const Range rows = products_.multiply(member, matrix_, matrix_, in_, n, out_);
-    for (int b = 0; b < n; ++b)
-      std::copy(out_.row(b) + rows.begin, out_.row(b) + rows.end,
-                y + static_cast<std::ptrdiff_t>(b) * matrix_.rows + rows.begin);
+    products_.multiply(member, matrix_, matrix_, in_, n, out_, [&](Range rows) {
+      for (int b = 0; b < n; ++b)
+        std::copy(out_.row(b) + rows.begin, out_.row(b) + rows.end,
+                  y + static_cast<std::ptrdiff_t>(b) * matrix_.rows + rows.begin);
+    });
   });
 }
 

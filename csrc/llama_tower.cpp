@@ -77,16 +77,24 @@ void LlamaTower::final_norm(int member, int n, const int *vectors, bool rounded,
 // Queries, keys and values; a member rotates and stores the rows that it has computed.
 void LlamaTower::attention_inputs(int member, const std::vector<TowerSpan> &spans, int n, int layer_index) {
   const TowerLayer &layer = layers_[static_cast<std::size_t>(layer_index)];
-  const Range q_rows = products_.multiply(member, layer.q, layer.k, normed_, n, q_);
-  const Range kv_rows = products_.multiply(member, layer.k, layer.v, normed_, n, k_);
-  products_.multiply(member, layer.v, layer.o, normed_, n, v_);
-  for (const TowerSpan &span : spans)
-    for (int step = 0; step < span.count; ++step) {
-      const int vector = span.first + step, position = span.position + step;
-      rotate(q_.row(vector), q_rows.begin, q_rows.end, position);
-      rotate(k_.row(vector), kv_rows.begin, kv_rows.end, position);
-      span.cache->store(layer_index, position, kv_rows.begin, kv_rows.end, k_.row(vector), v_.row(vector));
-    }
+  const auto each_vector = [&](const auto &work) {
+    for (const TowerSpan &span : spans)
+      for (int step = 0; step < span.count; ++step) work(*span.cache, span.first + step, span.position + step);
+  };
+  products_.multiply(member, layer.q, layer.k, normed_, n, q_, [&](Range rows) {
+    each_vector([&](KvCache &, int vector, int position) { rotate(q_.row(vector), rows, position); });
+  });
+  products_.multiply(member, layer.k, layer.v, normed_, n, k_, [&](Range rows) {
+    each_vector([&](KvCache &cache, int vector, int position) {
+      rotate(k_.row(vector), rows, position);
+      cache.store_keys(layer_index, position, rows, k_.row(vector));
+    });
+  });
+  products_.multiply(member, layer.v, layer.o, normed_, n, v_, [&](Range rows) {
+    each_vector([&](KvCache &cache, int vector, int position) {
+      cache.store_values(layer_index, position, rows, v_.row(vector));
+    });
+  });
 }
 
 // Units of work: the query heads of one key head in one span, or single heads where there are too few for all members.
@@ -136,13 +144,13 @@ void LlamaTower::attend_tile(int member, const TowerSpan &span, int layer, int f
                 attended_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim);
 }
 
-// Turns the pairs (r, r + 1) of rows [begin, end), both even, by the angles of a position.
-void LlamaTower::rotate(float *vector, int begin, int end, int position) const {
+// Turns the pairs (r, r + 1) of some rows, which begin and end evenly, by the angles of a position.
+void LlamaTower::rotate(float *vector, Range rows, int position) const {
   const int pairs = config_.head_dim / 2;
   const float *cosines = cosines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
   const float *sines = sines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
-  for (int r = begin; r < end;) {
-    const int first = r / config_.head_dim * config_.head_dim, stop = std::min(end, first + config_.head_dim);
+  for (int r = rows.begin; r < rows.end;) {
+    const int first = r / config_.head_dim * config_.head_dim, stop = std::min(rows.end, first + config_.head_dim);
     for (; r < stop; r += 2) {
       const int pair = (r - first) / 2;
       const float a = vector[r], b = vector[r + 1];
@@ -154,18 +162,18 @@ void LlamaTower::rotate(float *vector, int begin, int end, int position) const {
 
 // ---- feed-forward, and between the products ----
 
-// hidden = silu(gate x) * (up x); a member's rows are whole blocks, so that it can round what it has made.
+// hidden = silu(gate x) * (up x); pieces are whole blocks, so that a member can round what it has made.
 void LlamaTower::feed_forward(int member, int n, const TowerLayer &layer) {
-  products_.multiply(member, layer.gate, layer.up, normed_, n, gate_);
-  const Range rows = products_.multiply(member, layer.up, layer.down, normed_, n, up_);
-  const int count = rows.end - rows.begin;
-  if (count == 0) return;
-  for (int vector = 0; vector < n; ++vector) {
-    float *out = hidden_.row(vector) + rows.begin;
-    kernels_.silu_mul(gate_.row(vector) + rows.begin, up_.row(vector) + rows.begin, count, out);
-    if (quantised(layer.down))
-      kernels_.quantise(out, count / kBlock, &hidden_.blocks[static_cast<std::size_t>(rows.begin / kBlock * n + vector)], n);
-  }
+  const bool rounded = quantised(layer.down);
+  products_.multiply_pair(member, layer.gate, layer.up, layer.down, normed_, n, gate_, up_, [&](Range rows) {
+    const int count = rows.end - rows.begin;
+    for (int vector = 0; vector < n; ++vector) {
+      float *out = hidden_.row(vector) + rows.begin;
+      kernels_.silu_mul(gate_.row(vector) + rows.begin, up_.row(vector) + rows.begin, count, out);
+      if (rounded)
+        kernels_.quantise(out, count / kBlock, &hidden_.blocks[static_cast<std::size_t>(rows.begin / kBlock * n + vector)], n);
+    }
+  });
 }
 
 // out[i] = the norm of residual vector vectors[i] (i where null), for the member's share of i < n.
@@ -180,9 +188,10 @@ void LlamaTower::normalise(int member, int n, const int *vectors, const std::vec
 
 // Residual stream += matrix in.
 void LlamaTower::add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
-  const Range rows = products_.multiply(member, matrix, next, in, n, sum_);
-  for (int vector = 0; vector < n; ++vector)
-    kernels_.add_scaled(1.0f, sum_.row(vector) + rows.begin, rows.end - rows.begin, x_.row(vector) + rows.begin);
+  products_.multiply(member, matrix, next, in, n, sum_, [&](Range rows) {
+    for (int vector = 0; vector < n; ++vector)
+      kernels_.add_scaled(1.0f, sum_.row(vector) + rows.begin, rows.end - rows.begin, x_.row(vector) + rows.begin);
+  });
 }
 
 }  // namespace csm

@@ -111,7 +111,7 @@ class LlamaTower {
   void feed_forward(int member, int n, const TowerLayer &layer);
   void normalise(int member, int n, const int *vectors, const std::vector<float> &weight, bool rounded, Activations &out);
   void add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
-  void rotate(float *vector, int begin, int end, int position) const;
+  void rotate(float *vector, Range rows, int position) const;
 
   struct Scratch {                   // of one member, for a tile of attention
     std::vector<float> queries;      // (tile, head_dim)

@@ -15,8 +15,10 @@ void Activations::resize(int columns, int n) {
 
 bool quantised(const PanelMatrix &matrix) { return type_info(matrix.type)->quantised; }
 
-Range Products::panels_of(int member, const PanelMatrix &matrix) const {
-  return share(matrix.groups(), member, members(), kBlock / kGroup);
+static_assert(kBlock == 2 * kGroup, "a pair of panels makes whole blocks");
+
+const std::uint8_t *Products::start_of(int member, const PanelMatrix &matrix) const {
+  return panel(matrix, share(matrix.groups(), member, members(), kPair).begin);
 }
 
 void Products::round(int member, int n, Activations &in) const {
@@ -25,10 +27,8 @@ void Products::round(int member, int n, Activations &in) const {
     kernels_.quantise(in.row(i), in.cols / kBlock, &in.blocks[static_cast<std::size_t>(i)], n);
 }
 
-Range Products::multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in, int n,
-                         Activations &out) const {
-  const Range groups = panels_of(member, matrix);
-  const std::uint8_t *then = next.panels + next.panel_bytes * static_cast<std::size_t>(panels_of(member, next).begin);
+Range Products::multiply_groups(const PanelMatrix &matrix, Range groups, const std::uint8_t *then, const Activations &in,
+                                int n, Activations &out) const {
   if (quantised(matrix))
     kernels_.product_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride, then);
   else

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "pieces.h"
 #include "thread_pool.h"
 
 namespace csm {
@@ -27,7 +28,7 @@ bool quantised(const PanelMatrix &matrix);
 // reads its result.
 class Products {
  public:
-  Products(ThreadPool &pool, const KernelTable &kernels) : pool_(pool), kernels_(kernels) {}
+  Products(ThreadPool &pool, const KernelTable &kernels) : pool_(pool), kernels_(kernels), pieces_(pool.threads()) {}
 
   int members() const { return pool_.threads(); }
   void barrier() const { pool_.barrier(); }
@@ -35,19 +36,57 @@ class Products {
 
   // The member's share of n vectors.
   Range vectors_of(int member, int n) const { return share(n, member, members()); }
-  // The member's share of a matrix: whole pairs of panels, which are the blocks of a product that takes their rows.
-  Range panels_of(int member, const PanelMatrix &matrix) const;
-
   // Rounds the member's vectors to blocks.
   void round(int member, int n, Activations &in) const;
-  // out = matrix in for the member's rows of the matrix; returns them. `next` is the matrix that the member reads
-  // after this one: its start is prefetched.
-  Range multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in, int n,
-                 Activations &out) const;
+
+  // out = matrix in. finish(Range rows) is called for the rows that this member has made, piece by piece: whole pairs
+  // of panels, which are the blocks of a product that takes them. `next` is the matrix that is read after this one: its
+  // start is prefetched.
+  template <class Finish>
+  void multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in, int n,
+                Activations &out, const Finish &finish) {
+    const std::uint8_t *then = start_of(member, next);
+    each_piece(member, matrix, [&](Range groups, bool last) {
+      finish(multiply_groups(matrix, groups, last ? then : panel(matrix, groups.end), in, n, out));
+    });
+  }
+  void multiply(int member, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in, int n,
+                Activations &out) {
+    multiply(member, matrix, next, in, n, out, [](Range) {});
+  }
+
+  // The same for two matrices of one shape, as one piece of work.
+  template <class Finish>
+  void multiply_pair(int member, const PanelMatrix &a, const PanelMatrix &b, const PanelMatrix &next,
+                     const Activations &in, int n, Activations &out_a, Activations &out_b, const Finish &finish) {
+    const std::uint8_t *then = start_of(member, next);
+    each_piece(member, a, [&](Range groups, bool last) {
+      multiply_groups(a, groups, panel(b, groups.begin), in, n, out_a);
+      finish(multiply_groups(b, groups, last ? then : panel(a, groups.end), in, n, out_b));
+    });
+  }
 
  private:
+  static const std::uint8_t *panel(const PanelMatrix &matrix, int group) {
+    return matrix.panels + matrix.panel_bytes * static_cast<std::size_t>(group);
+  }
+  // Where a member begins to read a matrix.
+  const std::uint8_t *start_of(int member, const PanelMatrix &matrix) const;
+  // work(Range groups, whether the member's own share ends with them)
+  template <class Work>
+  void each_piece(int member, const PanelMatrix &matrix, const Work &work) {
+    const int end = share(matrix.groups(), member, members(), kPair).end;
+    pieces_.run(member, matrix.groups(), kPair, [&](Range groups) { work(groups, groups.end == end); });
+  }
+  // Returns the rows.
+  Range multiply_groups(const PanelMatrix &matrix, Range groups, const std::uint8_t *then, const Activations &in, int n,
+                        Activations &out) const;
+
+  static constexpr int kPair = 2;  // panels of a block of 32 rows
+
   ThreadPool &pool_;
   const KernelTable &kernels_;
+  Pieces pieces_;
 };
 
 }  // namespace csm
