@@ -1,11 +1,6 @@
 // Compares every instruction set that this CPU has with the scalar kernels, without Python: for cross-compiled builds
-// under an emulator. Inputs are small integers for which every float operation is exact, so results must be equal.
-//
-//   cd csrc && CXX="aarch64-linux-gnu-g++ -std=c++17 -O2 -static -pthread -I."
-//   $CXX -march=armv8.2-a+dotprod -c kernels/quant_neon_dotprod.cpp -o dotprod.o
-//   K="kernels/quant_neon.cpp kernels/quant_scalar.cpp kernels/pack.cpp kernels/dispatch.cpp"
-//   $CXX ../tests/native/check_quant_kernels.cpp $K quant_blocks.cpp isa.cpp dotprod.o -o check
-//   qemu-aarch64 ./check
+// under an emulator (arm64.sh). Inputs are small integers for which every float operation is exact, so results must be
+// equal.
 #include <cstdio>
 #include <cstring>
 #include <vector>
