@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .prompt import Segment
-    from .speech import Model, Speech, SpeechStream, load
+    from .speech import Model, Speech, load
+    from .speech_stream import SpeechStream
 
 __all__ = ["Model", "Segment", "Speech", "SpeechStream", "__version__", "load"]
 

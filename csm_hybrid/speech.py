@@ -11,8 +11,7 @@ with csm_hybrid.load() as model:            # the embedded voice; or load("csm-1
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,9 @@ from .model.bundle import Bundle
 from .model.config import ModelConfig, Sampling
 from .model.resolve import embedded_voice
 from .passage import DEFAULT_HISTORY, Passage
+from .pieces import GrowingText, Pieces, WholeText
 from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
+from .speech_stream import SpeechStream
 from .streams import FinishReason, Request, StageTimes, Stream
 from .threads import default_threads
 
@@ -54,108 +55,6 @@ class Speech:
     def seconds(self) -> float:
         """Length of the sound."""
         return len(self.samples) / self.sample_rate
-
-
-class SpeechStream(Iterator[NDArray[np.float32]]):
-    """Chunks of an utterance as they are made; read ``finish_reason`` when they have ended.
-
-    Every chunk is a float32 array (n,) in -1..1. Close it, or leave its ``with`` block, to stop early.
-    """
-
-    def __init__(self, model: Model, passage: Passage, pieces: Sequence[str], buffer_frames: int) -> None:
-        self._model = model
-        self._passage = passage
-        self._pieces = pieces
-        self._buffer_frames = buffer_frames
-        self._begin = time.perf_counter()
-        self.first_audio_seconds: float | None = None
-        self._submitted = 0
-        # Of the pieces whose audio has been taken: how many, their codes and frames, whether one was cut.
-        self._ended = 0
-        self._codes: list[NDArray[np.int32]] = []
-        self._frames = 0
-        self._cut = False
-        self._stream = self._submit(None)
-        self._following = self._submit(self._stream) if len(pieces) > 1 else None
-
-    def __next__(self) -> NDArray[np.float32]:
-        while True:
-            stream = self._stream
-            self._model._advance(stream, self._buffer_frames)
-            if stream.error is not None:
-                raise stream.error
-            if stream.audio:
-                break
-            if self._following is None:
-                raise StopIteration
-            self._go_on(self._following)
-        if self.first_audio_seconds is None:
-            self.first_audio_seconds = time.perf_counter() - self._begin
-        count = min(len(stream.audio), self._buffer_frames)
-        return np.concatenate([stream.audio.popleft() for _ in range(count)])
-
-    def _submit(self, after: Stream | None) -> Stream:
-        """Hands the next piece to the engine."""
-        request = self._passage.request(self._pieces[self._submitted], alone=len(self._pieces) == 1)
-        self._submitted += 1
-        return self._model._submit(request, after)
-
-    def _go_on(self, following: Stream) -> None:
-        """Turns to the next piece, and has the one after it wait behind it."""
-        self._ended += 1
-        self._codes.append(self._codes_of(self._stream))
-        self._frames += self._stream.frames
-        self._cut = self._cut or self._stream.finish_reason == "length"
-        self._stream, self._following = following, None
-        most = self._passage.most_frames
-        if self._submitted < len(self._pieces) and (most is None or self.frames < most):
-            self._following = self._submit(following)
-
-    def __enter__(self) -> SpeechStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stops the utterance; does nothing when it has ended."""
-        self._model._cancel(self._stream)
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """``eos`` (the model ended the speech), ``length``, ``cancelled``, ``error``; None while it runs."""
-        reason = self._stream.finish_reason
-        if reason in ("cancelled", "error"):
-            return reason
-        if reason is None or self._following is not None:
-            return None
-        return "length" if self._cut else reason
-
-    @property
-    def frames(self) -> int:
-        """Frames made so far."""
-        return self._frames + self._stream.frames
-
-    @property
-    def share(self) -> float:
-        """The share of the text whose pieces have been spoken, 0 to 1."""
-        spoken = sum(map(len, self._pieces[: self._ended]))
-        return 1.0 if self.finish_reason in ("eos", "length") else spoken / sum(map(len, self._pieces))
-
-    @property
-    def seed(self) -> int:
-        """The seed in use; given again, it repeats the speech exactly."""
-        return self._passage.seed
-
-    @property
-    def codes(self) -> NDArray[np.int32]:
-        """The codes made so far, (F, K) int32."""
-        return np.concatenate([*self._codes, self._codes_of(self._stream)])
-
-    def _codes_of(self, stream: Stream) -> NDArray[np.int32]:
-        return np.array(stream.codes, dtype=np.int32).reshape(-1, self._model.config.codebooks)
 
 
 class Model:
@@ -225,7 +124,7 @@ class Model:
 
     def stream(
         self,
-        text: str,
+        text: str | Iterable[str],
         *,
         speaker: int = 0,
         temperature: float | None = None,
@@ -240,11 +139,13 @@ class Model:
         """Speaks ``text``; gives its sound in chunks of up to ``buffer_frames`` frames (80 ms each for CSM-1B).
 
         Text beyond 80 tokens or 250 characters is spoken in pieces, each with the last ``history`` seconds as
-        context.
+        context. An iterable of strings is a text that is still being written, cut anywhere: a thread takes them as
+        they come, and each sentence is a piece of its own, spoken as soon as it is whole.
         ``temperature`` (0 is greedy) and ``top_k`` default to the model file's own, else to 0.7 and 100.
         ``seed`` (0 to 2**63 - 1) repeats a speech exactly. ``max_seconds`` bounds the whole speech; without it, a
         piece has 30 s. The sound does not depend on ``buffer_frames``.
-        Raises InputError and PromptTooLong at once; errors while speaking come from the iterator.
+        Raises InputError and PromptTooLong at once; errors while speaking come from the iterator, as do all that an
+        iterable of strings brings, its own among them, when what came before has been spoken.
         """
         if buffer_frames < 1:
             raise InputError(f"the buffer must be at least 1 frame, not {buffer_frames}")
@@ -261,7 +162,10 @@ class Model:
             max_seconds=max_seconds,
             history=history,
         )
-        return SpeechStream(self, passage, passage.pieces(text) or [text], buffer_frames)
+        pieces: Pieces = (
+            WholeText(passage.pieces(text) or [text]) if isinstance(text, str) else GrowingText(text, passage.pieces)
+        )
+        return SpeechStream(self, passage, pieces, buffer_frames)
 
     def speak(self, text: str, **settings: object) -> Speech:
         """Speaks ``text`` and returns it whole; takes the settings of ``stream``."""
@@ -320,12 +224,11 @@ class Model:
     ) -> None:
         self.close()
 
-    def _advance(self, stream: Stream, frames: int) -> None:
-        """Steps the engine until ``stream`` holds that many frames of audio or has finished."""
-        while not stream.finished and len(stream.audio) < frames:
-            with self._lock:
-                if not stream.finished:
-                    self._engine.step()
+    def _step_for(self, stream: Stream) -> None:
+        """Steps the engine, unless ``stream`` has finished."""
+        with self._lock:
+            if not stream.finished:
+                self._engine.step()
 
     def _submit(self, request: Request, after: Stream | None) -> Stream:
         with self._lock:

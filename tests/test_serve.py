@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -87,6 +89,31 @@ def test_the_server_says_what_the_library_says_and_finishes_before_it_ends() -> 
         assert process.returncode == 0
         assert "outcome=ok" in log
         assert "Traceback" not in log
+
+
+async def _streamed(base: str, parts: list[str]) -> bytes:
+    """What the WebSocket says of a text that comes in parts."""
+    audio = b""
+    async with (
+        aiohttp.ClientSession() as client,
+        client.ws_connect(base + "/v1/audio/speech/stream", timeout=aiohttp.ClientWSTimeout(ws_receive=60)) as line,
+    ):
+        await line.send_json({"type": "config", "seed": 3})
+        for part in parts:
+            await line.send_json({"type": "text", "text": part})
+        await line.send_json({"type": "flush"})
+        while (message := await line.receive()).type is aiohttp.WSMsgType.BINARY or "done" not in message.data:
+            audio += message.data if isinstance(message.data, bytes) else b""
+    return audio
+
+
+def test_a_text_that_is_being_written_sounds_the_same_from_the_server_and_the_library() -> None:
+    parts = [LONG[:20], LONG[20:100], LONG[100:]]
+    with csm_hybrid.load() as model:
+        samples = np.concatenate(list(model.stream(parts, seed=3)))
+    with running() as (_, base):
+        audio = asyncio.run(_streamed(base, parts))
+    assert audio == np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 def test_a_second_signal_ends_it_at_once() -> None:

@@ -17,7 +17,8 @@ from .figures import Better, Figure, figure
 
 if TYPE_CHECKING:
     from ..prompt import Segment
-    from ..speech import Model, SpeechStream
+    from ..speech import Model
+    from ..speech_stream import SpeechStream
     from ..streams import StageTimes
 
 # csm.rs's defaults (its csm-cli/benchmark.rs): the text, and at most one second of sound.

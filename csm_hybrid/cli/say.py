@@ -12,10 +12,12 @@ import click
 
 from ..errors import InputError
 from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
+from .standard_input import StandardInput
 
 if TYPE_CHECKING:
     from ..audio import AudioSink
-    from ..speech import Model, SpeechStream
+    from ..speech import Model
+    from ..speech_stream import SpeechStream
 
 DEFAULT_TEXT = "Hello there, this is a test"
 _END = {
@@ -27,7 +29,7 @@ _END = {
 
 @click.command(short_help="Speak a text.")
 @click.argument("text", required=False)
-@click.option("--text", "text_option", help='The text, if not given as TEXT; "-" reads standard input.')
+@click.option("--text", "text_option", help='The text, if not given as TEXT; "-" reads standard input, as TEXT does.')
 @click.option("--text-file", type=click.Path(path_type=Path, dir_okay=False), help="A UTF-8 file with the text.")
 @click.option(
     "--output",
@@ -78,15 +80,20 @@ _END = {
 def say(**values: Any) -> None:
     """Speak TEXT into an audio file (csm_output.wav unless --output names another).
 
-    Text of any length is spoken, a few sentences at a time, and written as it is made.
+    Text of any length is spoken, a few sentences at a time, and written as it is made. TEXT "-" reads standard
+    input; while that is still being written, each sentence is spoken as soon as it is whole.
 
     \b
     csm-hybrid say "Hello from a small voice."
     csm-hybrid say "Hello." --weights-path csm-1b-q8_0.gguf -o hello.mp3
+    llm "Tell me a story." | csm-hybrid say - --play
     echo "Read from a pipe." | csm-hybrid say - -o - | ffplay -nodisp -autoexit -
     """
-    text = _text(values.pop("text"), values.pop("text_option"), values.pop("text_file"))
+    source = _text(values.pop("text"), values.pop("text_option"), values.pop("text_file"))
     quiet = values.pop("quiet")
+    typed = not isinstance(source, str) and source.typed
+    if typed and not quiet:
+        click.echo("Type the text; it is spoken line by line. Ctrl-D ends it.", err=True)
     flags = model_flags(values)
     settings = engine_settings(values)
     output, play = _output(values.pop("output"), values.pop("play"))
@@ -99,7 +106,7 @@ def say(**values: Any) -> None:
     longest = values["max_audio_len_ms"]
     with Model(find_model(flags, quiet=quiet), **settings) as model:
         stream = model.stream(
-            text,
+            source if isinstance(source, str) else source.text(),
             speaker=values["speaker_id"],
             temperature=values["temperature"],
             top_k=values["top_k"],
@@ -109,10 +116,10 @@ def say(**values: Any) -> None:
             buffer_frames=values["buffer_size"],
             template=values["tokenizer_template"],
         )
-        _write(model, stream, output, play, _Progress(model, stream, quiet))
+        _write(model, stream, output, play, _Progress(model, stream, quiet, live=not typed))
 
 
-def _text(argument: str | None, option: str | None, file: Path | None) -> str:
+def _text(argument: str | None, option: str | None, file: Path | None) -> str | StandardInput:
     given = [value for value in (argument, option, file) if value is not None]
     if len(given) > 1:
         raise click.UsageError("give the text once: as TEXT, by --text or by --text-file")
@@ -120,11 +127,13 @@ def _text(argument: str | None, option: str | None, file: Path | None) -> str:
         if file is not None:
             return file.read_text(encoding="utf-8")
         text = DEFAULT_TEXT if not given else str(given[0])
-        return sys.stdin.buffer.read().decode("utf-8") if text == "-" else text
+        return StandardInput() if text == "-" else text
     except OSError as error:
         raise InputError(f"cannot read the text file {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file or 'standard input'} is not UTF-8 text: {error}") from error
+        raise InputError(
+            f"the text file {file} is not UTF-8: {error}; convert it first, as with iconv -t UTF-8"
+        ) from error
 
 
 def _output(output: str, play: bool) -> tuple[str | None, bool]:
@@ -164,20 +173,21 @@ def _write(model: Model, stream: SpeechStream, output: str | None, play: bool, p
 class _Progress:
     """One line on standard error: how much has been spoken, how fast, and how soon the first sound came."""
 
-    def __init__(self, model: Model, stream: SpeechStream, quiet: bool) -> None:
+    def __init__(self, model: Model, stream: SpeechStream, quiet: bool, *, live: bool) -> None:
         self._frame_rate = model.config.frame_rate
         self._stream = stream
         self._quiet = quiet
-        self._live = not quiet and sys.stderr.isatty()
+        self._live = live and not quiet and sys.stderr.isatty()
         self._begin = time.perf_counter()
 
     def _figures(self) -> str:
         seconds = self._stream.frames / self._frame_rate
-        speed = seconds / (time.perf_counter() - self._begin)
+        speed = seconds / (time.perf_counter() - self._begin - self._stream.text_seconds)
         first = self._stream.first_audio_seconds
         text = f"{seconds:.2f} s spoken, {speed:.1f}x real time"
-        if 0.0 < self._stream.share < 1.0:
-            text = f"{self._stream.share:.0%} of the text, {text}"
+        share = self._stream.share
+        if share is not None and 0.0 < share < 1.0:
+            text = f"{share:.0%} of the text, {text}"
         return text if first is None else f"{text}, first audio after {first:.2f} s"
 
     def update(self) -> None:
