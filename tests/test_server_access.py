@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 from serving import SPEECH, body, serving
@@ -103,3 +105,111 @@ async def test_a_page_cannot_post_without_being_asked_first() -> None:
         headers = {"Origin": PAGE, "Content-Type": "text/plain"}
         async with served.client.post(SPEECH, data=b'{"input": "x"}', headers=headers) as answer:
             assert answer.status == 415
+
+
+KEY_PROTOCOL = "openai-insecure-api-key."
+
+
+@asynchronous
+async def test_a_pages_websocket_brings_its_key_as_a_subprotocol(caplog: pytest.LogCaptureFixture) -> None:
+    """A browser can set no other header, and fails when none of what it offers is chosen."""
+    async with serving(api_keys=("first", "s.e-c_r~et")) as served:
+        for offered in (
+            ["realtime", KEY_PROTOCOL + "s.e-c_r~et"],
+            [KEY_PROTOCOL + "s.e-c_r~et", "realtime", "openai-beta.realtime-v1"],
+        ):
+            async with served.client.ws_connect(STREAM, protocols=offered) as line:
+                assert line.protocol == "realtime"
+                await line.send_json({"type": "text", "text": "Hello there."})
+                await line.send_json({"type": "flush"})
+                assert (await line.receive_json())["type"] == "started"
+    assert "s.e-c_r~et" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("offered", "words"),
+    [
+        ([], f"realtime and {KEY_PROTOCOL}KEY"),
+        (["realtime"], "did not provide"),
+        (["realtime", KEY_PROTOCOL], "did not provide"),
+        (["realtime", KEY_PROTOCOL + "secre"], "not correct"),
+        (["realtime", "secret"], "did not provide"),
+        (["realtime", KEY_PROTOCOL.upper() + "secret"], "did not provide"),
+    ],
+)
+@asynchronous
+async def test_no_other_subprotocol_opens(offered: list[str], words: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(api_keys=("secret",)) as served:
+        headers = {**UPGRADE, **({"Sec-WebSocket-Protocol": ", ".join(offered)} if offered else {})}
+        async with served.client.get(STREAM, headers=headers) as answer:
+            assert answer.status == 401
+            assert words in (await answer.json())["error"]["message"]
+            assert "Sec-WebSocket-Protocol" not in answer.headers
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+            await served.client.ws_connect(STREAM, protocols=offered)
+    assert "secre" not in caplog.text
+
+
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@asynchronous
+async def test_a_header_comes_before_a_subprotocol_and_only_a_websocket_has_one() -> None:
+    async with serving(api_keys=("secret",)) as served:
+        protocols = ["realtime", KEY_PROTOCOL + "secret"]
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+            await served.client.ws_connect(STREAM, protocols=protocols, headers={"Authorization": "Bearer wrong"})
+        headers = {"Sec-WebSocket-Protocol": ", ".join(protocols)}
+        async with served.client.post(SPEECH, json=body(), headers=headers) as answer:
+            assert answer.status == 401
+
+
+@pytest.mark.parametrize("lines", [[KEY_PROTOCOL + "secret"], [KEY_PROTOCOL + "secret", "realtime"]])
+@asynchronous
+async def test_a_key_is_never_told_again(lines: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """aiohttp logs the subprotocols of one who offers none that is known."""
+    async with serving(api_keys=("secret",)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        head = [f"GET {STREAM} HTTP/1.1", f"Host: {served.host}"]
+        head += [f"{name}: {value}" for name, value in UPGRADE.items()]
+        head += [f"Sec-WebSocket-Protocol: {line}" for line in lines]
+        writer.write("\r\n".join([*head, "", ""]).encode())
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.close()
+        assert answer.startswith("HTTP/1.1 101")
+        assert "secret" not in answer
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("secret\x01", "Invalid header value"), ("secret" + "x" * 70_000, "Got more than")],
+)
+@asynchronous
+async def test_a_broken_header_is_logged_without_what_is_in_it(
+    value: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with serving(api_keys=("secret",)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {value}\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.0 400")
+    (told,) = [record.fields["error"] for record in caplog.records if record.getMessage() == "refused"]
+    assert words in told
+    assert "secret" not in told
+
+
+@asynchronous
+async def test_a_key_of_any_bytes_is_compared() -> None:
+    async with serving(api_keys=("secret",)) as served:
+        reader, writer = await asyncio.open_connection(served.host, served.port)
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        writer.close()

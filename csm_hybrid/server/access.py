@@ -20,12 +20,38 @@ _ALLOWED_HEADERS = "Authorization, Content-Type, OpenAI-Organization, OpenAI-Pro
 _PREFLIGHT_SECONDS = "600"
 
 
+# A browser's WebSocket can set no header but the list of subprotocols: OpenAI's clients offer this one to be spoken,
+# and beside it one that is the key with a name before it.
+SUBPROTOCOL = "realtime"
+_KEY_SUBPROTOCOL = "openai-insecure-api-key."
+
+
+def is_websocket(request: web.Request) -> bool:
+    """Whether a request asks for a WebSocket."""
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _subprotocols(request: web.Request) -> list[str]:
+    """The subprotocols that a request for a WebSocket offers."""
+    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())) if is_websocket(request) else ""
+    return [name.strip() for name in offered.split(",")]
+
+
+def _given_key(request: web.Request) -> str:
+    """The key that a request brings, "" when it brings none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    keys = [token.strip()] if scheme.lower() == "bearer" else []
+    keys += [s.removeprefix(_KEY_SUBPROTOCOL) for s in _subprotocols(request) if s.startswith(_KEY_SUBPROTOCOL)]
+    return next(filter(None, keys), "")
+
+
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()  # a header may hold any bytes
 
 
 def authentication(keys: Sequence[str]) -> list[Middleware]:
-    """A middleware that asks for one of ``keys`` as a bearer token; none when there are no keys.
+    """A middleware that asks for one of ``keys``, as a bearer token or, of a WebSocket, also as a subprotocol; none
+    when there are no keys.
 
     All keys are compared, and by their digests, so that the time taken says nothing about them.
     """
@@ -39,10 +65,13 @@ def authentication(keys: Sequence[str]) -> list[Middleware]:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in OPEN_PATHS:
             return await handler(request)
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthorised("you did not provide an API key: send it as Authorization: Bearer KEY", None)
-        if not known(token.strip()):
+        key = _given_key(request)
+        if not key:
+            how = "send it as Authorization: Bearer KEY"
+            if is_websocket(request):
+                how += f", or offer the subprotocols {SUBPROTOCOL} and {_KEY_SUBPROTOCOL}KEY"
+            raise _unauthorised(f"you did not provide an API key: {how}", None)
+        if not known(key):
             raise _unauthorised("the API key provided is not correct", "invalid_api_key")
         return await handler(request)
 
@@ -89,7 +118,7 @@ class CrossOrigin:
                 return await handler(request)
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
                 return self._preflight(origin)
-            if request.headers.get("Upgrade", "").lower() == "websocket":
+            if is_websocket(request):
                 same = urlsplit(origin).netloc == request.host
                 if not same and not self.allows(origin):
                     raise _forbidden(origin)

@@ -33,6 +33,7 @@ log = logging.getLogger("csm_hybrid.server")
 
 _ENCODERS = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_QUOTED_LINE = re.compile(r":\s+b?['\"].*", re.DOTALL)
 
 
 def create_app(voice: Voice, settings: Settings) -> web.Application:
@@ -100,6 +101,8 @@ def make_runner(app: web.Application) -> web.AppRunner:
     """What runs the application: a handler ends as soon as its client has left."""
     server_log = logging.getLogger("csm_hybrid.server.http")
     server_log.addFilter(_quieten)
+    # It warns of subprotocols that nobody knows, by their names: one of them is a key.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=server_log)
 
 
@@ -109,7 +112,9 @@ def _quieten(record: logging.LogRecord) -> bool:
     if isinstance(error, HttpProcessingError):
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.msg, record.args = "refused", ()
-        record.fields = {"status": error.code, "error": " ".join(error.message.split())[:200]}
+        # Without the line in question, which may hold a key.
+        what = " ".join(_QUOTED_LINE.sub("", error.message).split())
+        record.fields = {"status": error.code, "error": what[:200]}
         record.exc_info = None
     return True
 

@@ -12,6 +12,11 @@ The server sends the audio of a turn as binary messages, one continuous encoding
     {"type": "done", "usage", "audio_seconds"}      the turn has been spoken to its end
     {"type": "cancelled"}                           after cancel; no more audio of that turn comes
     {"type": "error", "error": {...}}               what was wrong; the connection stays open
+
+Where the server asks for a key, a client sends it as everywhere: Authorization: Bearer KEY. A browser cannot; it
+offers two subprotocols, as OpenAI's realtime clients do:
+    new WebSocket(url, ["realtime", "openai-insecure-api-key." + key])
+The answer names realtime alone. Such a key can hold letters, digits and !#$%&'*+-.^_`|~ (RFC 6455, section 4.1).
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from ..sentences import SentenceSplitter, speakable
+from .access import SUBPROTOCOL
 from .audio import usage
 from .delivery import encoded
 from .encode import FORMATS
@@ -50,7 +56,9 @@ _MOST_PENDING = 4
 async def stream_speech(request: web.Request) -> web.WebSocketResponse:
     """Serves one connection; it has one turn at a time."""
     server = request.app[SERVER]
-    socket = web.WebSocketResponse(heartbeat=_HEARTBEAT, max_msg_size=server.settings.max_body_bytes)
+    socket = web.WebSocketResponse(
+        heartbeat=_HEARTBEAT, max_msg_size=server.settings.max_body_bytes, protocols=[SUBPROTOCOL]
+    )
     await socket.prepare(request)
     session = _Session(server, socket, request[REQUEST_ID])
     server.sockets.add(socket)
