@@ -48,6 +48,12 @@ class Speaker(Protocol):
         """How many frames fit in a time."""
 
 
+def context_room(model: Speaker) -> int:
+    """How many positions a voice's context may take: the longest piece and its longest utterance fit after it."""
+    piece = LONGEST_TOKENS + len(model.builder().text_ids("a", 0))
+    return model.config.backbone.positions - piece - model.max_frames(LONGEST_UTTERANCE)
+
+
 class Passage:
     """Makes the requests of one speech, piece by piece.
 

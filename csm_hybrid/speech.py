@@ -32,6 +32,7 @@ from .model.resolve import embedded_voice
 from .passage import DEFAULT_HISTORY, Passage
 from .pieces import GrowingText, Pieces, WholeText
 from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
+from .reference import Recording, segment_of
 from .speech_stream import SpeechStream
 from .streams import FinishReason, Request, StageTimes, Stream
 from .threads import default_threads
@@ -175,6 +176,20 @@ class Model:
         samples = np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.float32)
         assert stream.finish_reason is not None
         return Speech(samples, self.sample_rate, stream.finish_reason, stream.seed, stream.codes)
+
+    def segment(
+        self, audio: Recording, text: str | None = None, *, rate: int | None = None, speaker: int = 0
+    ) -> Segment:
+        """What a voice has said, as ``context`` that makes the model go on in that voice.
+
+        ``audio`` is a file of any kind that libsndfile reads (WAV, FLAC, Ogg, MP3 ...), or samples (N,) or (N,
+        channels) in -1..1 at ``rate``; it is mixed down and brought to the codec's rate. ``text`` is what it says,
+        word for word: for a file, by default, the text of the .txt beside it. Speak with the same ``speaker``.
+        Raises InputError for a file or text that cannot be read, no text, sound that is empty, shorter than a
+        frame, silent, not finite, or so long that the model has no room left for speech.
+        """
+        with self._lock:
+            return segment_of(self, audio, text, rate=rate, speaker=speaker)
 
     def sampling(self, temperature: float | None = None, top_k: int | None = None) -> Sampling:
         """The settings given, for all codebooks, completed by the model file's and then the program's defaults."""

@@ -41,6 +41,19 @@ _END = {
 @click.option("--play", is_flag=True, help="Play the sound; a file is then written only with --output.")
 @click.option("--speaker-id", type=click.IntRange(0), default=0, show_default=True, help="The speaker's number.")
 @click.option(
+    "--voice",
+    "voices",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A recording whose voice speaks, with what it says in the .txt beside it; again for more of that voice.",
+)
+@click.option(
+    "--voice-text",
+    "voice_texts",
+    multiple=True,
+    help="What the recording says, instead of its .txt; once for each --voice.",
+)
+@click.option(
     "--temperature",
     type=click.FloatRange(0, 10),
     help="Variation; 0 always takes the likeliest code.  [default: the model's own, else 0.7]",
@@ -86,6 +99,7 @@ def say(**values: Any) -> None:
     \b
     csm-hybrid say "Hello from a small voice."
     csm-hybrid say "Hello." --weights-path csm-1b-q8_0.gguf -o hello.mp3
+    csm-hybrid say "In the voice of anna.wav, which says what stands in anna.txt." --voice anna.wav
     llm "Tell me a story." | csm-hybrid say - --play
     echo "Read from a pipe." | csm-hybrid say - -o - | ffplay -nodisp -autoexit -
     """
@@ -97,6 +111,7 @@ def say(**values: Any) -> None:
     flags = model_flags(values)
     settings = engine_settings(values)
     output, play = _output(values.pop("output"), values.pop("play"))
+    recordings = _recordings(values.pop("voices"), values.pop("voice_texts"))
 
     from ..audio import check_output
     from ..speech import Model
@@ -105,9 +120,11 @@ def say(**values: Any) -> None:
         check_output(Path(output))
     longest = values["max_audio_len_ms"]
     with Model(find_model(flags, quiet=quiet), **settings) as model:
+        speaker = values["speaker_id"]
         stream = model.stream(
             source if isinstance(source, str) else source.text(),
-            speaker=values["speaker_id"],
+            speaker=speaker,
+            context=[model.segment(path, said, speaker=speaker) for path, said in recordings],
             temperature=values["temperature"],
             top_k=values["top_k"],
             seed=values["seed"],
@@ -134,6 +151,12 @@ def _text(argument: str | None, option: str | None, file: Path | None) -> str | 
         raise InputError(
             f"the text file {file} is not UTF-8: {error}; convert it first, as with iconv -t UTF-8"
         ) from error
+
+
+def _recordings(paths: tuple[Path, ...], texts: tuple[str, ...]) -> list[tuple[Path, str | None]]:
+    if texts and len(texts) != len(paths):
+        raise click.UsageError(f"--voice-text belongs to --voice: {len(texts)} for {len(paths)} were given")
+    return list(zip(paths, texts or [None] * len(paths), strict=True))
 
 
 def _output(output: str, play: bool) -> tuple[str | None, bool]:
