@@ -16,6 +16,7 @@ from test_server import BAD
 from csm_hybrid.server.errors import ApiError
 from csm_hybrid.server.openapi import document
 from csm_hybrid.server.schema import fields, manner, parse
+from csm_hybrid.server.voices import Voices
 
 TABLE = fields()
 DOCUMENT = document(TABLE, keys=False)
@@ -45,7 +46,7 @@ VALUES = st.one_of(
 def test_the_schema_and_the_checks_agree(changes: dict[str, Any]) -> None:
     request = {"model": "csm", "input": "Hello.", "voice": "alloy", **changes}
     try:
-        manner(parse(json.dumps(request).encode(), TABLE))
+        manner(parse(json.dumps(request).encode(), TABLE), Voices())
         taken = True
     except ApiError:
         taken = False
@@ -59,7 +60,7 @@ def test_what_the_tests_call_mistakes_is_one_in_the_document_too() -> None:
 
 
 def test_defaults_are_those_that_are_used() -> None:
-    how = manner(parse(b'{"model": "m", "input": "x", "voice": "alloy"}', TABLE))
+    how = manner(parse(b'{"model": "m", "input": "x", "voice": "alloy"}', TABLE), Voices())
     defaults = {f.name: f.schema["default"] for f in TABLE if "default" in f.schema}
     assert defaults == {
         "response_format": how.response_format,

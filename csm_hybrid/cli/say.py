@@ -103,6 +103,7 @@ def say(**values: Any) -> None:
     llm "Tell me a story." | csm-hybrid say - --play
     echo "Read from a pipe." | csm-hybrid say - -o - | ffplay -nodisp -autoexit -
     """
+    recordings = _recordings(values.pop("voices"), values.pop("voice_texts"))
     source = _text(values.pop("text"), values.pop("text_option"), values.pop("text_file"))
     quiet = values.pop("quiet")
     typed = not isinstance(source, str) and source.typed
@@ -111,7 +112,6 @@ def say(**values: Any) -> None:
     flags = model_flags(values)
     settings = engine_settings(values)
     output, play = _output(values.pop("output"), values.pop("play"))
-    recordings = _recordings(values.pop("voices"), values.pop("voice_texts"))
 
     from ..audio import check_output
     from ..speech import Model

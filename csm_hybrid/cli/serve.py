@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +41,12 @@ _SERVER_OPTIONS = [
         envvar=[f"{ENVIRONMENT_PREFIX}_API_KEYS", f"{ENVIRONMENT_PREFIX}_API_KEY"],
         help="A key that requests must bring; give several times for several keys, in the environment separated by"
         " spaces. Without one, none is asked for.",
+    ),
+    click.option(
+        "--voices",
+        type=click.Path(path_type=Path),
+        help="A folder of voices: a recording of each, such as anna.wav, and in anna.txt what it says. A name of"
+        " OpenAI's, as in alloy.wav, makes that voice this one.",
     ),
     click.option("--slots", type=click.IntRange(1, 256), default=8, help="Speeches made at once."),
     click.option("--queue", type=click.IntRange(0), default=32, help="Requests that may wait for a slot."),

@@ -26,6 +26,7 @@ from .schema import fields
 from .settings import Settings
 from .speaker import Voice
 from .state import REQUEST_ID, SERVER, Server
+from .voices import Voices, load_voices
 from .websocket import stream_speech
 from .worker import Worker
 
@@ -37,7 +38,11 @@ _QUOTED_LINE = re.compile(r":\s+b?['\"].*", re.DOTALL)
 
 
 def create_app(voice: Voice, settings: Settings) -> web.Application:
-    """The application. It owns ``voice`` and closes it when it ends."""
+    """The application. It owns ``voice`` and closes it when it ends.
+
+    Raises InputError for a folder of voices, or a voice in it, that cannot be used.
+    """
+    voices = Voices() if settings.voices is None else load_voices(voice, settings.voices)
     cross_origin = CrossOrigin(settings.cors_origins)
     app = web.Application(
         client_max_size=settings.max_body_bytes,
@@ -50,7 +55,7 @@ def create_app(voice: Voice, settings: Settings) -> web.Application:
     )
     app.on_response_prepare.append(cross_origin.on_prepare)
     app.on_response_prepare.append(_add_id)
-    app.cleanup_ctx.append(_run(voice, settings))
+    app.cleanup_ctx.append(_run(voice, voices, settings))
     app.add_routes(
         [
             web.post("/v1/audio/speech", create_speech),
@@ -68,14 +73,14 @@ def create_app(voice: Voice, settings: Settings) -> web.Application:
     return app
 
 
-def _run(voice: Voice, settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
+def _run(voice: Voice, voices: Voices, settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
         worker = Worker(voice.engine, queue_length=settings.queue, patience=settings.queue_timeout)
         metrics = Metrics(worker)
         encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encode")
         worker.start()
-        table = fields(settings.max_input_chars)
-        app[SERVER] = Server(settings, voice, worker, metrics, Journal(metrics), table, encoders)
+        table = fields(settings.max_input_chars, voices.names)
+        app[SERVER] = Server(settings, voice, voices, worker, metrics, Journal(metrics), table, encoders)
         yield
         await worker.stop()
         encoders.shutdown(wait=True)
@@ -122,7 +127,7 @@ def _quieten(record: logging.LogRecord) -> bool:
 async def serve(voice: Voice, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then lets what runs finish, for a bounded time, and refuses what comes.
 
-    A second signal ends it at once. Raises OutputError when the address cannot be had.
+    A second signal ends it at once. Raises OutputError when the address cannot be had, InputError for bad voices.
     """
     app = create_app(voice, settings)
     runner = make_runner(app)

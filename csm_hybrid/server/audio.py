@@ -33,7 +33,7 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
         async with timeout(server.settings.request_timeout):
             server.enter(record)
             values = parse(await _body(request, server), server.fields)
-            how = manner(values)
+            how = manner(values, server.voices)
             record.voice, record.format, record.characters = how.voice, how.response_format, len(values["input"])
             await _speak(server, values["input"], how, record, reply)
     except asyncio.CancelledError:

@@ -12,7 +12,6 @@ from .errors import ApiError
 from .metrics import CONTENT_TYPE
 from .openapi import document
 from .state import SERVER, Server
-from .voices import OPENAI_VOICES
 
 # OpenAI's own models: clients that are set to one of them find it here.
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -51,7 +50,8 @@ async def list_audio_models(request: web.Request) -> web.Response:
 
 async def list_voices(request: web.Request) -> web.Response:
     """GET /v1/audio/voices, as Open WebUI asks."""
-    return web.json_response({"voices": [{"id": name, "name": name} for name in OPENAI_VOICES]})
+    names = request.app[SERVER].voices.names
+    return web.json_response({"voices": [{"id": name, "name": name} for name in names]})
 
 
 async def health(request: web.Request) -> web.Response:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .encode import FORMATS
 from .errors import ApiError, invalid
-from .voices import HIGHEST_SPEAKER, OPENAI_VOICES, speaker_of
+from .voices import HIGHEST_SPEAKER, NUMBER, OPENAI_VOICES, Voices
+
+if TYPE_CHECKING:
+    from ..prompt import Segment
 
 MAX_INPUT_CHARS = 4096
 MAX_INSTRUCTIONS_CHARS = 4096
 LONGEST_MS = 3_600_000
 
-_VOICE_NAME = {"type": "string", "pattern": f"^({'|'.join(OPENAI_VOICES)}|[0-9]{{1,4}})$"}
 _NOT_BLANK = r"\S"
 # {text} once, and no other braces than those of the speaker.
 _AROUND = r"([^{}]|\{speaker\}|\{speaker_id\})*"
@@ -35,8 +38,8 @@ class Field:
     required: bool = False
 
 
-def fields(max_input_chars: int = MAX_INPUT_CHARS) -> tuple[Field, ...]:
-    """The fields of a speech request."""
+def fields(max_input_chars: int = MAX_INPUT_CHARS, voices: Sequence[str] = OPENAI_VOICES) -> tuple[Field, ...]:
+    """The fields of a speech request; ``voices`` are the names that may be given."""
     return (
         Field("model", _text("Any name is accepted: the server has one model.", 1, 256), required=True),
         Field(
@@ -45,12 +48,13 @@ def fields(max_input_chars: int = MAX_INPUT_CHARS) -> tuple[Field, ...]:
             | {"pattern": _NOT_BLANK},
             required=True,
         ),
-        *voice_fields(),
+        *_voice_fields(voices),
     )
 
 
-def voice_fields() -> tuple[Field, ...]:
+def _voice_fields(voices: Sequence[str]) -> tuple[Field, ...]:
     """The fields that say how to speak, shared with the WebSocket."""
+    name = {"anyOf": [{"enum": list(voices)}, {"type": "string", "pattern": NUMBER}]}
     return (
         Field(
             "voice",
@@ -58,10 +62,10 @@ def voice_fields() -> tuple[Field, ...]:
                 "description": "A voice's name, a speaker's number, or an object with its id. "
                 "May be left out when speaker_id is given.",
                 "anyOf": [
-                    _VOICE_NAME,
+                    *name["anyOf"],
                     {
                         "type": "object",
-                        "properties": {"id": _VOICE_NAME},
+                        "properties": {"id": name},
                         "required": ["id"],
                         "additionalProperties": False,
                     },
@@ -72,7 +76,7 @@ def voice_fields() -> tuple[Field, ...]:
         Field("response_format", _choice("The audio format.", list(FORMATS), "mp3")),
         Field("speed", _number("Speed; the pitch stays.", 0.25, 4.0, 1.0)),
         Field("stream_format", _choice("Plain bytes, or server-sent events.", ["audio", "sse"], "audio")),
-        Field("speaker_id", _integer("The speaker's number; goes before voice.", 0, HIGHEST_SPEAKER)),
+        Field("speaker_id", _integer("The speaker's number, in place of the voice's.", 0, HIGHEST_SPEAKER)),
         Field("temperature", _number("Variation; 0 takes the likeliest code. Default: the model's own.", 0.0, 10.0)),
         Field("top_k", _integer("Draw from this many likeliest codes. Default: the model's own.", 1, 1_000_000)),
         Field("seed", _integer("Repeats a speech. Default: random.", 0, 2**63 - 1)),
@@ -113,6 +117,7 @@ class Manner:
 
     speaker: int
     voice: str
+    context: Sequence[Segment] = ()  # what the voice has said
     response_format: str = "mp3"
     speed: float = 1.0
     sse: bool = False
@@ -151,19 +156,21 @@ def check(data: dict[str, Any], table: tuple[Field, ...]) -> dict[str, Any]:
     return {name: _checked(name, value, known[name].schema) for name, value in given.items()}
 
 
-def manner(values: dict[str, Any]) -> Manner:
+def manner(values: dict[str, Any], voices: Voices) -> Manner:
     """How to speak, from checked values. Raises ApiError for a voice that is not known or not given."""
     voice = values.get("voice")
     name = voice["id"] if isinstance(voice, dict) else voice
     speaker = values.get("speaker_id")
-    if speaker is None:
-        if name is None:
+    if name is None:
+        if speaker is None:
             raise invalid("you must provide 'voice'", "voice", "missing_required_parameter")
-        speaker = speaker_of(name)
+        name = str(speaker)
+    speaker, context = voices.find(name, speaker)
     milliseconds = values.get("max_audio_len_ms")
     return Manner(
         speaker=speaker,
-        voice=name or str(speaker),
+        voice=name,
+        context=context,
         response_format=values.get("response_format", "mp3"),
         speed=float(values.get("speed", 1.0)),
         sse=values.get("stream_format") == "sse",
@@ -234,7 +241,6 @@ def _check_voice(name: str, value: Any) -> None:
             raise _wrong_type(f"{name}.id", "a string", value["id"])
     elif not isinstance(value, str):
         raise _wrong_type(name, "a string or an object with an id", value)
-    speaker_of(value["id"] if isinstance(value, dict) else value)
 
 
 def _wrong_type(name: str, wanted: str, value: Any) -> ApiError:

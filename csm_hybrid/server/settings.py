@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..passage import DEFAULT_HISTORY
 from .schema import MAX_INPUT_CHARS
@@ -16,6 +17,7 @@ class Settings:
     port: int = 8080
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    voices: Path | None = None  # the folder of the reference voices
     queue: int = 32  # requests that may wait for a slot
     queue_timeout: float = 30.0  # how long one may wait
     max_input_chars: int = MAX_INPUT_CHARS

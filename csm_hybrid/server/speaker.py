@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from .worker import Utterance, Worker
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from ..prompt import Segment
 
 # Most samples handed on at once: two seconds.
 _MOST_FRAMES = 25
@@ -41,6 +43,9 @@ class Voice(Speaker, Protocol):
     @property
     def engine(self) -> Engine:
         """The engine, for the one thread that owns it."""
+
+    def segment(self, audio: Path, text: str | None = None, *, speaker: int = 0) -> Segment:
+        """What a voice has said, from a recording and the transcript beside it."""
 
     def close(self) -> None:
         """Frees the model's memory."""
@@ -81,6 +86,7 @@ class Speech:
             self._passage = Passage(
                 voice,
                 speaker=manner.speaker,
+                context=manner.context,
                 template=manner.template,
                 temperature=manner.temperature,
                 top_k=manner.top_k,
@@ -144,7 +150,7 @@ class Speech:
                     alone = self._whole and len(pieces) == 1
                     request = await asyncio.to_thread(self._passage.request, piece, alone=alone)
                     last = self._worker.submit(request, after=last)
-                    self.account.text_tokens += len(request.prompt)
+                    self.account.text_tokens += len(request.prompt) - request.context
                     self.account.characters += len(piece)
                     self._live.append(_Spoken(last, len(piece)))
                     line.put_nowait(self._live[-1])

@@ -14,15 +14,17 @@ from .metrics import Metrics
 from .schema import Field
 from .settings import Settings
 from .speaker import Voice
+from .voices import Voices
 from .worker import Worker
 
 
 @dataclass
 class Server:
-    """The running server: its model, its worker and who is being served."""
+    """The running server: its model, its voices, its worker and who is being served."""
 
     settings: Settings
     voice: Voice
+    voices: Voices
     worker: Worker
     metrics: Metrics
     journal: Journal

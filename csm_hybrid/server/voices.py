@@ -1,11 +1,30 @@
-"""Voice names. CSM tells speakers apart by number, and was trained on talks of two: 0 and 1.
+"""The voices that requests may name: OpenAI's names, and those of the recordings that the operator gives.
 
-OpenAI's names take these two in turn, in the order in which OpenAI lists them; a plain number is that speaker.
+CSM tells speakers apart by number, and was trained on talks of two: 0 and 1. OpenAI's names take these two in turn,
+in the order in which OpenAI lists them; a plain number is that speaker. A speaker has another voice at every request.
+A reference voice, which has a recording as its context, stays the same; it may take the place of one of OpenAI's
+names.
 """
 
 from __future__ import annotations
 
-from .errors import ApiError, invalid
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..reference import find_voices
+from .errors import invalid
+
+if TYPE_CHECKING:
+    from ..prompt import Segment
+    from .speaker import Voice
+
+log = logging.getLogger("csm_hybrid.server")
 
 # The order of OpenAI's specification.
 OPENAI_VOICES = (
@@ -25,19 +44,53 @@ OPENAI_VOICES = (
 )
 _SPEAKERS = {name: i % 2 for i, name in enumerate(OPENAI_VOICES)}
 HIGHEST_SPEAKER = 9999
+NUMBER = r"^[0-9]{1,4}$"  # what a speaker's number looks like
+_NAME = re.compile(r"\w([\w .-]{0,62}\w)?")
+# Who speaks in a recording, and after it: any number would do, as long as it is the same one.
+_REFERENCE_SPEAKER = 0
 
 
-def speaker_of(voice: str) -> int:
-    """The speaker's number for a voice name. Raises ApiError for a name that is not known."""
-    if voice in _SPEAKERS:
-        return _SPEAKERS[voice]
-    if voice.isascii() and voice.isdigit() and len(voice) <= len(str(HIGHEST_SPEAKER)):
-        return int(voice)
-    raise _unknown(voice)
+class Voices:
+    """What requests may name as their voice, and what each name stands for."""
+
+    def __init__(self, references: Mapping[str, Segment] | None = None) -> None:
+        self._references = dict(references or {})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, the operator's first; speakers' numbers are taken besides."""
+        return (*self._references, *(name for name in OPENAI_VOICES if name not in self._references))
+
+    def find(self, name: str, speaker: int | None = None) -> tuple[int, Sequence[Segment]]:
+        """A voice's speaker, or ``speaker`` in his place, and its context. Raises ApiError for an unknown name."""
+        if (segment := self._references.get(name)) is not None:
+            number = segment.speaker if speaker is None else speaker
+            return number, (replace(segment, speaker=number),)
+        if name not in _SPEAKERS and not re.fullmatch(NUMBER, name):
+            known = ", ".join(self.names)
+            message = f"there is no voice {name[:60]!r}: take one of {known}, or a speaker's number"
+            raise invalid(message, "voice", "voice_not_found")
+        if speaker is None:
+            speaker = _SPEAKERS[name] if name in _SPEAKERS else int(name)
+        return speaker, ()
 
 
-def _unknown(voice: str) -> ApiError:
-    names = ", ".join(OPENAI_VOICES)
-    return invalid(
-        f"there is no voice {voice[:60]!r}: take one of {names}, or a speaker's number", "voice", "voice_not_found"
-    )
+def load_voices(model: Voice, folder: Path) -> Voices:
+    """The voices of a folder (see ``csm_hybrid.reference``), encoded now. Raises InputError for the first bad one."""
+    references = {}
+    for name, path in find_voices(folder).items():
+        if not _NAME.fullmatch(name) or re.fullmatch(NUMBER, name):
+            raise InputError(
+                f"{path} cannot be a voice's name: give it up to 64 letters, digits, spaces, dots, - and _,"
+                " and not only digits, which are a speaker's number"
+            )
+        begin = time.perf_counter()
+        segment = model.segment(path, speaker=_REFERENCE_SPEAKER)
+        references[name] = segment
+        fields = {
+            "voice": name,
+            "seconds": round(len(segment.codes) / model.config.frame_rate, 2),
+            "took_s": round(time.perf_counter() - begin, 2),
+        }
+        log.info("voice", extra={"fields": fields})
+    return Voices(references)

@@ -39,13 +39,13 @@ from .delivery import encoded
 from .encode import FORMATS
 from .errors import ApiError, invalid, translate
 from .journal import Record
-from .schema import Manner, check, manner, voice_fields
+from .schema import Manner, check, manner
 from .speaker import Speech
 from .state import REQUEST_ID, SERVER, Server
 from .timing import timeout
 
 _DEFAULTS = {"voice": "alloy", "response_format": "pcm"}
-_FIELDS = tuple(field for field in voice_fields() if field.name != "stream_format")
+_NOT_TAKEN = ("model", "input", "stream_format")  # of the fields of POST /v1/audio/speech
 _HEARTBEAT = 30.0  # seconds between pings
 _DRAIN_PATIENCE = 1.0  # seconds that text may take to go on while the server is shutting down
 _POLL = 0.25  # seconds between looks at whether text has stopped coming
@@ -144,7 +144,8 @@ class _Session:
         self._socket = socket
         self._name = name
         self._count = 0
-        self._how = manner(check(dict(_DEFAULTS), _FIELDS))
+        self._fields = tuple(field for field in server.fields if field.name not in _NOT_TAKEN)
+        self._how = self._manner({})
         self._turn: _Turn | None = None  # the one that takes text
         self._turns: asyncio.Queue[_Turn] = asyncio.Queue()  # spoken in this order
         self._backlog = _Backlog()
@@ -156,7 +157,7 @@ class _Session:
         message = _parse(text)
         kind = message.pop("type", None)
         if kind == "config":
-            self._how = manner(_DEFAULTS | check(message, _FIELDS))
+            self._how = self._manner(message)
         elif kind == "text":
             self._add(message.pop("text", None))
         elif kind == "flush":
@@ -168,6 +169,9 @@ class _Session:
             await self._send({"type": "cancelled"})
         else:
             raise invalid("type must be one of config, text, flush, cancel", "type")
+
+    def _manner(self, given: dict[str, Any]) -> Manner:
+        return manner(_DEFAULTS | check(given, self._fields), self._server.voices)
 
     async def complain(self, error: ApiError) -> None:
         """Tells the client what was wrong."""
