@@ -90,13 +90,10 @@ class NativeBackbone:
             raise EngineError("the backbone is closed")
         return self._backbone
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the packed weights, which every pass reads."""
-        return self._open.weight_bytes
-
     def measure(self, *, on: bool) -> None:
-        """Measure the parts of ``decode`` from now on, anew, or stop."""
+        """Measure the parts of ``decode`` from now on, anew, or stop; only of passes whose results are all wanted,
+        which speak a frame each: those that take in prompts do not count.
+        """
         self._open.measure(on=on)
 
     def parts(self) -> dict[str, float]:

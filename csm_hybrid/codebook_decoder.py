@@ -69,11 +69,6 @@ class NativeDecoder:
         release_pages(tensor.data for tensor in packed.values())
         return decoder
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the packed weights, which are read for every frame but for its tables."""
-        return self._decoder.weight_bytes
-
     def measure(self, *, on: bool) -> None:
         """Measure the parts of ``decode_frames`` from now on, anew, or stop."""
         self._decoder.measure(on=on)

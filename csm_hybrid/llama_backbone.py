@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 _GGML_TYPE_F32 = 0
 _UNQUANTISED = {llama.LLAMA_FTYPE_ALL_F32, llama.LLAMA_FTYPE_MOSTLY_F16, llama.LLAMA_FTYPE_MOSTLY_BF16}
 _NO_SLOT, _ABORTED = 1, 2
+_BATCH = 512  # the most positions of one pass; longer inputs are split
 
 
 class LlamaBackbone:
     """The Llama tower that looks at all positions, run by llama.cpp; see ``backbone.Backbone``.
 
-    ``sequences`` is how many independent streams one context holds, each of up to ``positions`` positions;
-    ``batch`` is the most positions that one pass takes (longer inputs are split). Quantised weights keep keys
-    and values in f16; unquantised ones in f32, which halves the error of the hidden states, unless
-    ``kv_f32`` decides.
+    ``sequences`` is how many independent streams one context holds. Quantised weights keep keys and values in
+    f16; unquantised ones in f32, which halves the error of the hidden states.
     """
 
     def __init__(
@@ -38,29 +37,23 @@ class LlamaBackbone:
         *,
         threads: int,
         sequences: int = 1,
-        positions: int | None = None,
-        batch: int = 512,
         gpu_layers: int = -1,
-        kv_f32: bool | None = None,
     ) -> None:
         self.width = config.backbone.width
         self.vocab = config.audio_vocab
         self.sequences = sequences
-        self.positions = min(positions or config.backbone.positions, config.backbone.positions)
-        self.batch = batch
+        self.positions = config.backbone.positions
         self._context: Any = None
         self._model: Any = _llama.load_embedded(path, offset, what="backbone", gpu_layers=gpu_layers)
         params = llama.llama_context_default_params()
         params.n_ctx = self.positions * sequences
-        params.n_batch = params.n_ubatch = batch
+        params.n_batch = params.n_ubatch = _BATCH
         params.n_seq_max = sequences
         params.n_outputs_max = params.n_outputs_max_per_seq = 0  # as many as there are positions
         params.n_threads = params.n_threads_batch = threads
         params.embeddings = True
         params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
-        if kv_f32 is None:
-            kv_f32 = _file_type(self._model) in _UNQUANTISED
-        if kv_f32:
+        if _file_type(self._model) in _UNQUANTISED:
             params.type_k = params.type_v = _GGML_TYPE_F32
             # Flash attention would round an f32 cache to f16 at every use.
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -92,8 +85,8 @@ class LlamaBackbone:
         then undefined and must be forgotten.
         """
         hidden, logits = [], []
-        for start in range(0, len(embeddings), self.batch):
-            part = slice(start, start + self.batch)
+        for start in range(0, len(embeddings), _BATCH):
+            part = slice(start, start + _BATCH)
             h, c = self._decode_part(embeddings[part], positions[part], sequences[part], outputs[part])
             hidden.append(h)
             logits.append(c)

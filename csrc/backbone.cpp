@@ -36,6 +36,7 @@ void Backbone::decode(int n, const float *embeddings, const std::int32_t *positi
                       const bool *wanted, float *hidden, float *logits) {
   const std::lock_guard<std::mutex> lock(mutex_);
   check(n, position, sequence);
+  timed_ = measuring_ && std::all_of(wanted, wanted + n, [](bool asked) { return asked; });
   for (int begin = 0; begin < n; begin += kPass) {
     const int end = std::min(begin + kPass, n);
     set_spans(begin, end, sequence, wanted);
@@ -86,7 +87,7 @@ void Backbone::run(int n, const float *embeddings, float *hidden, float *logits)
     last_.resize(config().width, m);
     logits_.resize(vocab(), m);
   }
-  timer_.start(measuring_);
+  timer_.start(timed_);
   pool_->run([&](int member) {
     const Range mine = products_.vectors_of(member, n);
     for (int i = mine.begin; i < mine.end; ++i)

@@ -38,14 +38,14 @@ class Backbone {
   // Empties a sequence.
   void forget(int sequence);
 
-  // Measures decode from now on, anew, or stops; parts() is what was found so far.
+  // Measures decode from now on, anew, or stops; parts() is what was found so far. Only where all results are wanted,
+  // as they are of frames: what takes in a prompt does not count.
   void measure(bool on);
   BackboneParts parts() const;
 
   const TowerConfig &config() const { return tower_->config(); }
   int vocab() const { return head_.rows; }
   int sequences() const { return static_cast<int>(lengths_.size()); }
-  std::size_t weight_bytes() const { return tower_->weight_bytes() + arena_.used(); }
 
  private:
   void check(int n, const std::int32_t *position, const std::int32_t *sequence) const;
@@ -69,6 +69,7 @@ class Backbone {
   Activations logits_;               // (m, vocab)
 
   bool measuring_ = false;
+  bool timed_ = false;               // whether this decode is measured
   LapTimer timer_;
   BackboneParts parts_;
   mutable std::mutex mutex_;

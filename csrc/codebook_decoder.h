@@ -67,7 +67,6 @@ class CodebookDecoder {
   DecoderParts parts() const;
 
   const DecoderConfig &config() const { return config_; }
-  std::size_t weight_bytes() const { return tower_->weight_bytes() + arena_.used(); }
 
  private:
   void reserve(int streams, int steps);

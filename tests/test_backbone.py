@@ -288,6 +288,20 @@ def test_unwanted_results_cost_nothing() -> None:
     assert logits.shape == (0, EVEN.audio_vocab)
 
 
+def test_only_passes_whose_results_are_all_wanted_are_measured() -> None:
+    backbone = NativeBackbone(EVEN, random_backbone_tensors(EVEN), POOL)
+    x = embeddings(EVEN, 5)
+    backbone.measure(on=True)
+    backbone.decode(x[:3], np.arange(3, dtype=np.int32), np.zeros(3, np.int32), np.arange(3) == 2)
+    assert backbone.parts() == {"attention": 0.0, "feed_forward": 0.0, "head": 0.0}
+    feed(backbone, x[3:4], 3)
+    found = backbone.parts()
+    assert all(seconds > 0 for seconds in found.values()), found
+    backbone.measure(on=False)
+    feed(backbone, x[4:], 4)
+    assert backbone.parts() == found
+
+
 def test_more_memory_than_there_is() -> None:
     """A context that no machine holds is an error of one line, and at once."""
     config = sized(positions=1 << 17, layers=1, heads=2, kv_heads=2, head_dim=256)

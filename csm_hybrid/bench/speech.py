@@ -113,8 +113,8 @@ def measure_parts(model: Model) -> None:
 
 
 def _engines(model: Model) -> tuple[tuple[str, object], ...]:
-    """What runs the stages; the backbone's own parts are not told: its prompts would count to its frames."""
-    return ("decoder", model.codebook_decoder), ("codec", model.codec)
+    """What runs the stages; a backbone tells the parts of the passes that count to its stage."""
+    return ("backbone", model.backbone), ("decoder", model.codebook_decoder), ("codec", model.codec)
 
 
 def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure]:

@@ -80,9 +80,9 @@ void bind_backbone(py::module_ &m) {
       .def("measure", [](Backbone &self, bool on) {
              py::gil_scoped_release release;
              self.measure(on);
-           }, py::kw_only(), py::arg("on"), "Measures the parts of decode from now on, anew, or stops.")
-      .def("parts", &parts, "What measure(on=True) found so far: part to seconds.")
-      .def_property_readonly("weight_bytes", &Backbone::weight_bytes, "Bytes of packed weights.");
+           }, py::kw_only(), py::arg("on"),
+           "Measures the parts of decode from now on, anew, or stops; only where all results are wanted.")
+      .def("parts", &parts, "What measure(on=True) found so far: part to seconds.");
 }
 
 }  // namespace csm

@@ -235,9 +235,7 @@ void bind_decoder(py::module_ &m) {
              out["heads"] = parts.heads;
              out["sampling"] = parts.sampling;
              return out;
-           }, "What measure(on=True) found so far: part to seconds.")
-      .def_property_readonly(
-          "weight_bytes", [](const OwnedDecoder &self) { return self.decoder->weight_bytes(); }, "Bytes of packed weights.");
+           }, "What measure(on=True) found so far: part to seconds.");
 }
 
 }  // namespace csm
