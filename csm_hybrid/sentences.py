@@ -75,11 +75,6 @@ class SentenceSplitter:
         self._text = ""
         self._searched = 0  # no sentence ends before here
 
-    @property
-    def pending(self) -> int:
-        """Characters that no sentence has taken yet."""
-        return len(self._text)
-
     def feed(self, text: str) -> list[str]:
         """Adds text; returns the sentences that it completes, in order."""
         self._text += text

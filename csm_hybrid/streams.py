@@ -43,7 +43,11 @@ class Request:
 
 @dataclass
 class StageTimes:
-    """Seconds spent in each stage since the engine was made, and the steps and frames they made."""
+    """Seconds spent in each stage since the engine was made, and the steps and frames they made.
+
+    ``backbone`` counts the passes that give every stream in them a frame; one that takes in some of a prompt counts
+    to ``prompt``.
+    """
 
     prompt: float = 0.0
     backbone: float = 0.0

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from csm_hybrid.codec.schema import tensor_shapes
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig
+from quantize.flavours import pairs_from_halves
 
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -234,13 +235,7 @@ def _transformer(read: _Reader, parts: list[str], config: MimiConfig) -> Floats:
     own = at + _HF_LAYER[role] + tail
     weight = read(own, f"{side}.{own}")
     heads = {"attn_q": config.heads, "attn_k": config.kv_heads}.get(role)
-    return weight if heads is None else rotate_half_to_pairs(weight, heads)
-
-
-def rotate_half_to_pairs(weight: Floats, heads: int) -> Floats:
-    """Rows of each head from (real parts, imaginary parts) to interleaved pairs; (heads * head_dim, in)."""
-    rows, into = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, into).transpose(0, 2, 1, 3).reshape(rows, into)
+    return weight if heads is None else pairs_from_halves(heads)(weight)
 
 
 def _moshi_in_proj(side: str, layer: int) -> tuple[str, ...]:

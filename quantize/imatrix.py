@@ -22,7 +22,7 @@ def read_imatrix(path: Path) -> dict[str, NDArray[np.float32]]:
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
         header = parse_gguf(data)
     except (GgufError, OSError, ValueError) as error:
-        raise ModelInvalid(f"{path} is no importance matrix in GGUF: {error}") from error
+        raise ModelInvalid(f"{path} is no importance matrix in GGUF, as llama-imatrix writes it: {error}") from error
 
     def floats(name: str) -> NDArray[np.float32]:
         info = header.tensors.get(name)

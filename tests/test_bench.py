@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from test_say import silent_model
 
 from csm_hybrid.bench import costs, peers, speech, sweeps, synthetic
 from csm_hybrid.bench.document import Document
@@ -18,6 +19,8 @@ from csm_hybrid.cli import main
 from csm_hybrid.codec.schema import decoder_shapes
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.model.config import TowerConfig
+from csm_hybrid.model.synthetic import CSM_1B
 from csm_hybrid.speech import Model
 
 Bundles = Callable[[str, str], Path]
@@ -110,6 +113,13 @@ def test_peers_of_the_same_weights_are_run_beside(
     for name in pairs:
         ours, theirs, ratio = (found.figures[f"peer/{name}/{side}"].samples for side in ("ours", "theirs", "ratio"))
         assert ratio == pytest.approx([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def test_a_model_that_says_nothing_is_one_clear_line(tmp_path: Path, checkpoints: Callable[[str], Path]) -> None:
+    silent = silent_model(tmp_path, checkpoints("transformers"))
+    result = bench("--weights-path", silent, "--temperature", "0", "--no-machine", "-w", "0", "-n", "1")
+    assert result.exit_code == 5
+    assert "ended the speech in its first frame; give --frames" in result.output
 
 
 def test_throughput_is_the_inverse_of_the_real_time_factor(quick: Document) -> None:
@@ -227,14 +237,16 @@ def test_the_engine_goes_on_past_the_models_own_end(bundles: Bundles) -> None:
 # ---- what each stage must do at least ----
 
 
-def test_costs_of_csm_1b() -> None:
-    """The arithmetic, against sums made by hand from the published sizes."""
-    from csm_hybrid.model.synthetic import CSM_1B
+def tower_parameters(tower: TowerConfig) -> int:
+    """Weights in a tower's layers, norms left out."""
+    attention = tower.width * tower.head_dim * (2 * tower.heads + 2 * tower.kv_heads)
+    return tower.layers * (attention + 3 * tower.width * tower.ffn)
 
-    backbone = 16 * (2048 * 2048 * 2 + 2048 * 512 * 2 + 3 * 2048 * 8192)
-    decoder = 4 * (1024 * 1024 * 2 + 1024 * 256 * 2 + 3 * 1024 * 8192)
-    assert costs.tower_parameters(CSM_1B.backbone) == backbone == 973_078_528
-    assert costs.tower_parameters(CSM_1B.decoder) == decoder == 111_149_056
+
+def test_sizes_of_csm_1b() -> None:
+    """The arithmetic, against the published sizes."""
+    assert tower_parameters(CSM_1B.backbone) == 973_078_528
+    assert tower_parameters(CSM_1B.decoder) == 111_149_056
 
 
 def test_costs_of_the_codec(bundles: Bundles) -> None:
@@ -261,12 +273,12 @@ def test_costs_follow_the_file(bundles: Bundles) -> None:
         with Bundle.open(bundles("blocks", kind)) as bundle:
             config = bundle.config
             backbone = costs.backbone_cost(bundle, position=0)
-            parameters = costs.tower_parameters(config.backbone) + config.audio_vocab * config.backbone.width
+            parameters = tower_parameters(config.backbone) + config.audio_vocab * config.backbone.width
             assert backbone.weights == pytest.approx(bytes_per_weight * parameters, rel=0.05)
             assert backbone.operations == pytest.approx(2 * parameters, rel=0.05)
             decoder = costs.decoder_cost(bundle)
             steps = config.codebooks - 1
-            layers = costs.tower_parameters(config.decoder) + config.decoder.width * config.backbone.width
+            layers = tower_parameters(config.decoder) + config.decoder.width * config.backbone.width
             heads = steps * config.audio_vocab * config.decoder.width
             assert decoder.reads == pytest.approx(bytes_per_weight * (steps * layers + heads), rel=0.05)
             assert decoder.arithmetic == arithmetic

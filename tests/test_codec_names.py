@@ -17,8 +17,8 @@ from quantize.codec_names import (
     canonical_codec,
     is_moshi_codec,
     moshi_config,
-    rotate_half_to_pairs,
 )
+from quantize.flavours import pairs_from_halves
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -193,7 +193,7 @@ def test_flavour_is_recognised_and_moshi_sizes_are_read_off_the_shapes() -> None
 
 def test_rotate_half_rows_become_pairs() -> None:
     rows = np.arange(8, dtype=np.float32)[:, None]  # 2 heads of 4: r0 r1 i0 i1
-    assert rotate_half_to_pairs(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert pairs_from_halves(2)(rows)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
 def test_all_problems_are_reported_together() -> None:

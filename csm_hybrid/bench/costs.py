@@ -14,7 +14,6 @@ from ..codec.schema import decoder_shapes
 
 if TYPE_CHECKING:
     from ..model.bundle import Bundle
-    from ..model.config import TowerConfig
 
 _KV_BYTES = 4  # of a cached key or value: f32
 _BYTES_OF_FLOAT = 4
@@ -109,9 +108,3 @@ def _arithmetic(bundle: Bundle) -> str:
     floats = {0, 1, 30}
     layers = [t for n, t in bundle.decoder_tensors().items() if n.startswith("blk.") and len(t.shape) == 2]
     return "f32" if all(t.type in floats for t in layers) else "int8"
-
-
-def tower_parameters(tower: TowerConfig) -> int:
-    """Weights in a tower's layers, norms left out."""
-    attention = tower.width * tower.head_dim * (2 * tower.heads + 2 * tower.kv_heads)
-    return tower.layers * (attention + 3 * tower.width * tower.ffn)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, _native
+from ..threads import available_cpus
 from .document import Document
 from .figures import Figure, figure
 
@@ -32,7 +33,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "isa": _native.isa(),
         "cpus": os.cpu_count() or 1,
-        "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpus_usable": available_cpus(),
         "caches": _caches(),
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

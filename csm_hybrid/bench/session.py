@@ -118,10 +118,11 @@ def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]
 
 
 def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:
-    runs: dict[str, Callable[[], Any]] = {"speech": partial(speech.run, model, speaking)}
-    if hasattr(model.codec, "encode"):
-        runs["encode"] = speech.encode(model, ENCODED_SECONDS)
-    runs["memory"] = partial(_memory, document)
+    runs: dict[str, Callable[[], Any]] = {
+        "speech": partial(speech.run, model, speaking),
+        "encode": speech.encode(model, ENCODED_SECONDS),
+        "memory": partial(_memory, document),
+    }
     if plan.measure_machine:
         runs["machine"] = partial(machine.sample, model.threads)
     done = iter(range(1, plan.runs + 1))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import EngineError
 from .figures import Better, Figure, figure
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ def run(model: Model, what: Speaking) -> dict[str, float]:
     frames = sum(s.frames for s in streams)
     steps = max((s.frames for s in streams), default=0)
     if steps == 0:
-        raise RuntimeError("nothing was spoken: the model ended the speech in its first frame")
+        raise EngineError(
+            "nothing was spoken: the model ended the speech in its first frame; give --frames to go on all the same,"
+            " or another --seed or text"
+        )
     audio = samples / model.sample_rate
     stages = {name: spent[name] for name in STAGES}
     stages["bookkeeping"] = max(0.0, spent["total"] - sum(stages.values()))

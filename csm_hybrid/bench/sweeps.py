@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..threads import available_cpus
 from . import machine, speech
 from .figures import Figure, figure, interleave
 
@@ -135,7 +135,7 @@ def _sizes(prefix: str, path: Path, before: int | None) -> dict[str, Figure]:
 
 
 def _thread_counts() -> tuple[str, ...]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = available_cpus()
     counts = {usable}
     count = 1
     while count < usable:

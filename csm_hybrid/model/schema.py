@@ -41,7 +41,6 @@ MATRIX_TYPES = FLOAT_TYPES | {
     GGMLType.Q4_0,
 }
 """Types of weight matrices: what the recipes name, and what llama.cpp falls back to for odd widths."""
-STAND_IN_TYPES = MATRIX_TYPES
 VECTOR_TYPES = frozenset({GGMLType.F32})
 CODEC_TYPES = frozenset({GGMLType.F32, GGMLType.F16})
 
@@ -155,7 +154,7 @@ def tower_tensors(tower: TowerConfig, vocab: int, *, head: bool) -> Iterator[Ten
     """
     width, ffn = tower.width, tower.ffn
     q_rows, kv_rows = tower.heads * tower.head_dim, tower.kv_heads * tower.head_dim
-    yield TensorSpec("token_embd.weight", (vocab, width), STAND_IN_TYPES)
+    yield TensorSpec("token_embd.weight", (vocab, width), MATRIX_TYPES)
     yield TensorSpec("rope_freqs.weight", (tower.head_dim // 2,), VECTOR_TYPES)
     for n in range(tower.layers):
         block = f"blk.{n}."

@@ -76,7 +76,7 @@ def _engine_error(error: Exception) -> ApiError:
 
 
 def _took_too_long(_: Exception) -> ApiError:
-    message = "the request took longer than the server allows"
+    message = "the request took longer than the server allows: send a shorter text"
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, kind="server_error", code="request_timeout")
 
 

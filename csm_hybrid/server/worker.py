@@ -146,7 +146,7 @@ class Load:
 class Worker:
     """Runs an engine on a thread of its own. All methods belong to the event loop.
 
-    ``queue`` is how many requests may wait for a slot, and ``patience`` for how many seconds one may.
+    ``queue_length`` is how many requests may wait for a slot, and ``patience`` for how many seconds one may.
     """
 
     def __init__(self, engine: Engine, *, queue_length: int = 32, patience: float = 30.0) -> None:
