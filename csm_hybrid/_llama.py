@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's low-level API: loading a GGUF that lies inside a larger file."""
+"""llama.cpp through llama-cpp-python's low-level API: towers that lie as GGUFs inside a model file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from numpy.typing import NDArray
 
 from .errors import EngineError, ModelInvalid, ModelNotFound
 
-__all__ = [
-    "decode",
-    "hidden_states",
-    "initialise",
-    "last_errors",
-    "llama",
-    "load_embedded",
-    "new_context",
-    "offloads_to_gpu",
-]
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 
+_GGML_TYPE_F32 = 0
+_UNQUANTISED = {llama.LLAMA_FTYPE_ALL_F32, llama.LLAMA_FTYPE_MOSTLY_F16, llama.LLAMA_FTYPE_MOSTLY_BF16}
+_NO_SLOT = 1  # of llama_decode: the context is full
 _GGML_LOG_ERROR = 4
 _GGML_LOG_CONTINUE = 5
 _log_lines: list[str] = []
@@ -34,7 +29,7 @@ _last_level = 0
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
-    """Keeps llama.cpp's warnings and errors for our messages; everything else is dropped."""
+    """Keeps llama.cpp's errors for our messages; everything else is dropped."""
     global _last_level  # noqa: PLW0603
     _last_level = level if level != _GGML_LOG_CONTINUE else _last_level
     if _last_level >= _GGML_LOG_ERROR:
@@ -42,14 +37,13 @@ def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
         del _log_lines[:-20]
 
 
-def initialise() -> Any:
-    """Silences llama.cpp's log and returns its module; call before any other use."""
+def _initialise() -> None:
+    """Silences llama.cpp's log; call before any other use."""
     llama.llama_log_set(_keep_errors, ctypes.c_void_p(0))
     llama.llama_backend_init()
-    return llama
 
 
-def last_errors() -> str:
+def _last_errors() -> str:
     """What llama.cpp has said of errors since the last call, as one line."""
     text = "; ".join(line for line in _log_lines if line)
     _log_lines.clear()
@@ -84,68 +78,139 @@ def _file_at(path: Path, offset: int) -> Iterator[ctypes.c_void_p]:
         libc.fclose(file)
 
 
-def load_embedded(path: Path, offset: int, *, what: str, gpu_layers: int) -> Any:
-    """Loads the GGUF that begins at byte ``offset`` of ``path`` and maps it into memory.
+class Tower:
+    """A Llama tower, a GGUF that begins at byte ``offset`` of a model file, and one context of it, both llama.cpp's.
 
-    Returns llama.cpp's model pointer; free it with ``llama_model_free``. Raises ModelInvalid when llama.cpp
-    refuses it.
+    The context holds ``sequences`` streams of up to ``positions`` positions and takes up to ``batch`` positions a
+    pass. Keys and values are kept in f32 with ``exact_cache``, else in f16; None: in f32 where the weights are not
+    quantised. ``what`` is its name in messages.
     """
-    initialise()
+
+    def __init__(
+        self,
+        path: Path,
+        offset: int,
+        *,
+        what: str,
+        sequences: int,
+        positions: int,
+        batch: int,
+        threads: int,
+        gpu_layers: int,
+        exact_cache: bool | None = None,
+    ) -> None:
+        """Raises ModelInvalid where llama.cpp refuses the tower, EngineError where memory does not suffice."""
+        self.what, self.positions, self.batch = what, positions, batch
+        self._context: Any = None
+        self._model: Any = None
+        self._model = _load(path, offset, what, gpu_layers)
+        params = llama.llama_context_default_params()
+        params.n_ctx = positions * sequences
+        params.n_batch = params.n_ubatch = batch
+        params.n_seq_max = sequences
+        params.n_outputs_max = params.n_outputs_max_per_seq = 0  # as many as there are positions
+        params.n_threads = params.n_threads_batch = threads
+        params.embeddings = True
+        params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
+        if _file_type(self._model) in _UNQUANTISED if exact_cache is None else exact_cache:
+            params.type_k = params.type_v = _GGML_TYPE_F32
+            # Flash attention would round an f32 cache to f16 at every use.
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.offload_kqv = params.op_offload = gpu_layers != 0
+        self._context = llama.llama_init_from_model(self._model, params)
+        if not self._context:
+            self.close()
+            raise EngineError(f"llama.cpp cannot make a context for the {what}: {_last_errors()}; use fewer slots")
+        self._memory = llama.llama_get_memory(self._context)
+
+    def decode(self, embeddings: Float32, positions: Int32, sequences: Int32, outputs: NDArray[np.bool_]) -> None:
+        """One pass over embeddings (N, width), each with its position, its sequence and whether its result is wanted
+        (N,). Raises EngineError when it fails.
+        """
+        if not self._context:
+            raise EngineError(f"the {self.what} is closed")
+        count = len(embeddings)
+        embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+        positions, sequences = (np.ascontiguousarray(a, dtype=np.int32) for a in (positions, sequences))
+        wanted = np.ascontiguousarray(outputs, dtype=np.int8)
+        ones = np.ones(count, dtype=np.int32)
+        sequence_of = sequences.ctypes.data + np.arange(count, dtype=np.uintp) * sequences.itemsize
+
+        def as_pointer(array: NDArray[Any], kind: Any) -> Any:
+            return array.ctypes.data_as(ctypes.POINTER(kind))
+
+        batch = llama.llama_batch(
+            n_tokens=count,
+            token=None,
+            embd=as_pointer(embeddings, ctypes.c_float),
+            pos=as_pointer(positions, ctypes.c_int32),
+            n_seq_id=as_pointer(ones, ctypes.c_int32),
+            seq_id=as_pointer(sequence_of, ctypes.POINTER(ctypes.c_int32)),
+            logits=as_pointer(wanted, ctypes.c_int8),
+        )
+        status = llama.llama_decode(self._context, batch)
+        if status == _NO_SLOT:
+            raise EngineError(f"the {self.what}'s context of {self.positions} positions per stream is full")
+        if status != 0:
+            raise EngineError(f"the {self.what}'s pass failed (llama_decode: {status}): {_last_errors()}")
+
+    def hidden_states(self, indices: NDArray[np.intp], width: int) -> Float32:
+        """The states (M, width) after the final norm that the last pass gave for its inputs ``indices`` (M,)."""
+        return self._rows(llama.llama_get_embeddings_ith, indices, width)
+
+    def logits(self, indices: NDArray[np.intp], vocab: int) -> Float32:
+        """The logits (M, vocab) that the last pass gave for its inputs ``indices`` (M,)."""
+        return self._rows(llama.llama_get_logits_ith, indices, vocab)
+
+    def _rows(self, row_of: Any, indices: NDArray[np.intp], width: int) -> Float32:
+        out = np.empty((len(indices), width), dtype=np.float32)
+        for row, index in enumerate(indices):
+            out[row] = np.ctypeslib.as_array(row_of(self._context, int(index)), (width,))
+        return out
+
+    def forget(self, sequence: int) -> None:
+        """Empties a sequence."""
+        if self._context:
+            llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def forget_all(self) -> None:
+        """Empties every sequence."""
+        if self._context:
+            llama.llama_memory_clear(self._memory, False)
+
+    def close(self) -> None:
+        """Frees the context and the model; safe to call twice."""
+        if self._context:
+            llama.llama_free(self._context)
+            self._context = None
+        if self._model:
+            llama.llama_model_free(self._model)
+            self._model = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _load(path: Path, offset: int, what: str, gpu_layers: int) -> Any:
+    """llama.cpp's model of a GGUF inside a file, mapped into memory."""
+    _initialise()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     with _file_at(path, offset) as file:
         model = llama.llama_model_load_from_file_ptr(file, params)
     if not model:
-        raise ModelInvalid(f"llama.cpp refuses the {what} in {path}: {last_errors()}")
+        raise ModelInvalid(f"llama.cpp refuses the {what} in {path}: {_last_errors()}")
     return model
 
 
-def new_context(model: Any, params: Any, *, what: str) -> Any:
-    """A llama.cpp context; raises EngineError when there is not enough memory for it."""
-    context = llama.llama_init_from_model(model, params)
-    if not context:
-        raise EngineError(f"llama.cpp cannot make a context for the {what}: {last_errors()}")
-    return context
-
-
-def decode(
-    context: Any,
-    embeddings: NDArray[np.float32],
-    positions: NDArray[np.int32],
-    sequences: NDArray[np.int32],
-    outputs: NDArray[np.int8],
-) -> int:
-    """One ``llama_decode`` of embeddings (N, width), each with its position, its sequence and whether its
-    result is wanted (N,); returns llama.cpp's status, 0 where it went well.
-    """
-    count = len(embeddings)
-    ones = np.ones(count, dtype=np.int32)
-    sequence_of = sequences.ctypes.data + np.arange(count, dtype=np.uintp) * sequences.itemsize
-
-    def as_pointer(array: NDArray[Any], kind: Any) -> Any:
-        return array.ctypes.data_as(ctypes.POINTER(kind))
-
-    batch = llama.llama_batch(
-        n_tokens=count,
-        token=None,
-        embd=as_pointer(embeddings, ctypes.c_float),
-        pos=as_pointer(positions, ctypes.c_int32),
-        n_seq_id=as_pointer(ones, ctypes.c_int32),
-        seq_id=as_pointer(sequence_of, ctypes.POINTER(ctypes.c_int32)),
-        logits=as_pointer(outputs, ctypes.c_int8),
-    )
-    return int(llama.llama_decode(context, batch))
-
-
-def hidden_states(context: Any, indices: NDArray[np.intp], width: int) -> NDArray[np.float32]:
-    """The states (M, width) float32 that the last pass gave for the inputs ``indices`` (M,)."""
-    out = np.empty((len(indices), width), dtype=np.float32)
-    for row, index in enumerate(indices):
-        out[row] = np.ctypeslib.as_array(llama.llama_get_embeddings_ith(context, int(index)), (width,))
-    return out
+def _file_type(model: Any) -> int | None:
+    """llama.cpp's file type of a loaded model (``general.file_type``), None where it is not said."""
+    buffer = ctypes.create_string_buffer(16)
+    length = llama.llama_model_meta_val_str(model, b"general.file_type", buffer, len(buffer))
+    return int(buffer.value) if length > 0 else None
 
 
 def offloads_to_gpu() -> bool:
     """Whether this build of llama.cpp has a GPU back end and a device for it."""
-    initialise()
+    _initialise()
     return bool(llama.llama_supports_gpu_offload())

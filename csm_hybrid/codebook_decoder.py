@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_hybrid import _native
-from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.errors import EngineError, ModelInvalid
 from csm_hybrid.llama_decoder import LlamaDecoder
 from csm_hybrid.model.bundle import Bundle, TensorView
 from csm_hybrid.model.config import ModelConfig
@@ -38,6 +38,9 @@ class CodebookDecoder(Protocol):
         """Teacher-forced logits (B, K - 1, V) float32 of codes 1 .. K - 1, given hidden (B, d_b) and codes
         (B, K)."""
 
+    def close(self) -> None:
+        """Frees its weights; safe to call twice."""
+
 
 class NativeDecoder:
     """The codebook decoder in C++ on packed weights (csrc/codebook_decoder.h)."""
@@ -57,7 +60,9 @@ class NativeDecoder:
             input_width=config.backbone.width,
         )
         try:
-            self._decoder = _native.CodebookDecoder(config=sizes, tensors=named, pool=pool)
+            self._decoder: _native.CodebookDecoder | None = _native.CodebookDecoder(
+                config=sizes, tensors=named, pool=pool
+            )
         except ValueError as error:
             raise ModelInvalid(f"{config.name}: {error}") from error
 
@@ -69,21 +74,31 @@ class NativeDecoder:
         release_pages(tensor.data for tensor in packed.values())
         return decoder
 
+    @property
+    def _open(self) -> _native.CodebookDecoder:
+        if self._decoder is None:
+            raise EngineError("the codebook decoder is closed")
+        return self._decoder
+
     def measure(self, *, on: bool) -> None:
         """Measure the parts of ``decode_frames`` from now on, anew, or stop."""
-        self._decoder.measure(on=on)
+        self._open.measure(on=on)
 
     def parts(self) -> dict[str, float]:
         """Seconds spent in the projection, attention, feed_forward, heads and sampling since ``measure``."""
-        return self._decoder.parts()
+        return self._open.parts()
 
     def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:
         """See :class:`CodebookDecoder`."""
-        return self._decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
+        return self._open.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
 
     def logits(self, *, hidden: Float32, codes: Int32) -> Float32:
         """See :class:`CodebookDecoder`."""
-        return self._decoder.logits(hidden=hidden, codes=codes)
+        return self._open.logits(hidden=hidden, codes=codes)
+
+    def close(self) -> None:
+        """See :class:`CodebookDecoder`."""
+        self._decoder = None
 
 
 def open_decoder(

@@ -6,20 +6,13 @@ It runs the ``decoder.gguf`` that the native decoder reads as well, straight fro
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from . import _llama, _native
-from ._llama import llama
+from . import _native
+from ._llama import Float32, Int32, Tower
 from .errors import EngineError
 from .model.bundle import Bundle, TensorView
 
-Float32 = NDArray[np.float32]
-Int32 = NDArray[np.int32]
-
-_GGML_TYPE_F32 = 0
 _MAX_SEQUENCES = 256  # of one llama.cpp context (LLAMA_MAX_SEQ)
 
 
@@ -32,8 +25,6 @@ class LlamaDecoder:
         Raises EngineError for more streams than llama.cpp's sequences, ModelInvalid where llama.cpp refuses
         the tower.
         """
-        self._context: Any = None
-        self._model: Any = None
         if max_streams > _MAX_SEQUENCES:
             raise EngineError(f"llama.cpp runs at most {_MAX_SEQUENCES} streams at once, not {max_streams}")
         config = bundle.config
@@ -45,42 +36,21 @@ class LlamaDecoder:
         self._projection = _linear(bundle.tensor("projection"), pool)
         self._heads = [_linear(head, pool) for head in _heads(bundle.tensor("heads"))]
         offset, _ = bundle.embedded("decoder.gguf")
-        self._model = _llama.load_embedded(bundle.path, offset, what="codebook decoder", gpu_layers=gpu_layers)
-        try:
-            self._context = _llama.new_context(
-                self._model, self._parameters(pool, gpu_layers), what="codebook decoder"
-            )
-        except EngineError:
-            self.close()
-            raise
-        self._memory = llama.llama_get_memory(self._context)
-
-    def _parameters(self, pool: _native.ThreadPool, gpu_layers: int) -> Any:
-        params = llama.llama_context_default_params()
-        params.n_ctx = self._codebooks * self._max_streams
-        params.n_batch = params.n_ubatch = max(2 * self._max_streams, self._codebooks)
-        params.n_seq_max = self._max_streams
-        params.n_outputs_max = params.n_outputs_max_per_seq = 0  # as many as there are positions
-        params.n_threads = params.n_threads_batch = pool.threads
-        params.embeddings = True
-        params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
-        # So few positions cost nothing in f32; flash attention would round them to f16.
-        params.type_k = params.type_v = _GGML_TYPE_F32
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.offload_kqv = params.op_offload = gpu_layers != 0
-        return params
+        self._tower = Tower(
+            bundle.path,
+            offset,
+            what="codebook decoder",
+            sequences=max_streams,
+            positions=self._codebooks,
+            batch=max(2 * max_streams, self._codebooks),
+            threads=pool.threads,
+            gpu_layers=gpu_layers,
+            exact_cache=True,  # so few positions cost nothing
+        )
 
     def close(self) -> None:
-        """Free the context and the model; safe to call twice."""
-        if self._context:
-            llama.llama_free(self._context)
-            self._context = None
-        if self._model:
-            llama.llama_model_free(self._model)
-            self._model = None
-
-    def __del__(self) -> None:
-        self.close()
+        """See :class:`csm_hybrid.codebook_decoder.CodebookDecoder`."""
+        self._tower.close()
 
     def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:
         """See :class:`csm_hybrid.codebook_decoder.CodebookDecoder`; at most ``max_streams`` streams."""
@@ -89,7 +59,7 @@ class LlamaDecoder:
         codes = np.zeros((streams, self._codebooks), np.int32)
         if streams == 0:
             return codes
-        llama.llama_memory_clear(self._memory, False)
+        self._tower.forget_all()
         codes[:, 0] = [s.sample(row, codebook=0) for s, row in zip(samplers, c0_logits, strict=True)]
         # The hidden state and code 0 go in together; every later code alone. The last code is never fed.
         inputs = np.stack([self._projection.multiply(hidden), self._embedded(codes, 0)], axis=1)
@@ -111,7 +81,7 @@ class LlamaDecoder:
         projected = self._projection.multiply(hidden)
         embedded = [self._embedded(codes, k) for k in range(self._codebooks - 1)]
         for b in range(len(hidden)):
-            llama.llama_memory_clear(self._memory, False)
+            self._tower.forget_all()
             inputs = np.stack([projected[b], *(rows[b] for rows in embedded)])[None]
             states = self._run(inputs, 0)[0]
             for k, head in enumerate(self._heads):
@@ -135,11 +105,9 @@ class LlamaDecoder:
         streams, steps, _ = inputs.shape
         positions = np.tile(np.arange(position, position + steps, dtype=np.int32), streams)
         sequences = np.repeat(np.arange(streams, dtype=np.int32), steps)
-        flat = np.ascontiguousarray(inputs.reshape(streams * steps, self._width))
-        status = _llama.decode(self._context, flat, positions, sequences, np.ones(len(flat), np.int8))
-        if status != 0:
-            raise EngineError(f"the codebook decoder's pass failed (llama_decode: {status}): {_llama.last_errors()}")
-        return _llama.hidden_states(self._context, np.arange(len(flat)), self._width).reshape(inputs.shape)
+        flat = inputs.reshape(streams * steps, self._width)
+        self._tower.decode(flat, positions, sequences, np.ones(len(flat), np.bool_))
+        return self._tower.hidden_states(np.arange(len(flat)), self._width).reshape(inputs.shape)
 
 
 def _linear(tensor: TensorView, pool: _native.ThreadPool) -> _native.Linear:

@@ -61,9 +61,10 @@ class Speech:
 class Model:
     """A loaded model. Safe to use from several threads; up to ``slots`` streams advance together.
 
-    ``path`` is a single-file model (GGUF). ``gpu`` lets llama.cpp offload to a GPU when its build can;
-    ``backbone`` and ``decoder`` are ``auto`` (llama.cpp with such a GPU, else native), ``native`` or ``llama``;
-    ``codec`` is ``native`` or ``moshi`` (an extra).
+    ``path`` is a single-file model (GGUF). ``threads`` are by default as many as there are CPUs at hand. ``gpu`` lets
+    llama.cpp offload to a GPU when its build can; ``backbone`` and ``decoder`` are ``auto`` (llama.cpp with such a
+    GPU, else native), ``native`` or ``llama``; ``codec`` is ``native`` or ``moshi`` (an extra). ``codebooks`` decodes
+    the sound from the first so many alone: coarser, hardly faster.
     With ``ignore_end``, speech goes on to its longest length whatever the model says: for measurements.
     Raises ModelNotFound, ModelInvalid, DeviceError.
     """
@@ -97,6 +98,7 @@ class Model:
             self.codebook_decoder = open_decoder(
                 bundle, self._pool, engine=decoder, max_streams=slots, gpu_layers=layers
             )
+            stack.callback(self.codebook_decoder.close)
             self.codec = open_codec(bundle, self._pool, kind=codec, codebooks=codebooks)
             self.embedder = FrameEmbedder(bundle)
             self._builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
@@ -227,7 +229,7 @@ class Model:
         return self._builder if template is None else self._builder.with_template(template)
 
     def close(self) -> None:
-        """Frees the model's memory; streams of it end."""
+        """Frees the towers, nearly all of the model's memory; streams of it fail."""
         with self._lock:
             self._stack.close()
 

@@ -311,11 +311,16 @@ def test_more_memory_than_there_is() -> None:
         NativeBackbone(config, random_backbone_tensors(config), POOL, sequences=1 << 20)
 
 
-def test_closed_and_unknown() -> None:
-    backbone = NativeBackbone(EVEN, random_backbone_tensors(EVEN), POOL)
-    backbone.close()
-    backbone.close()
-    with pytest.raises(EngineError, match="the backbone is closed"):
-        feed(backbone, embeddings(EVEN, 1))
+@pytest.mark.parametrize("engine", ["native", "llama"])
+def test_closed(engine: str, bundles: Callable[[str, str], Path]) -> None:
+    with Bundle.open(bundles("voice", "q8_0")) as bundle:
+        backbone = open_backbone(bundle, POOL, engine=engine, gpu_layers=0)
+        backbone.close()
+        backbone.close()
+        with pytest.raises(EngineError, match="the backbone is closed"):
+            feed(backbone, embeddings(bundle.config, 1))  # type: ignore[arg-type]
+
+
+def test_unknown() -> None:
     with pytest.raises(EngineError, match="unknown engine 'gpu'; known: auto, native, llama"):
         open_backbone(None, POOL, engine="gpu")  # type: ignore[arg-type]

@@ -84,6 +84,16 @@ def test_unsuitable_arguments(opened: tuple[str, Bundle, CodebookDecoder, Codebo
         LlamaDecoder(bundle, _native.ThreadPool(threads=1), max_streams=257)
 
 
+def test_closed(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder]) -> None:
+    _, bundle, native, llama = opened
+    hidden, c0_logits, _ = inputs(bundle, 1)
+    for decoder in (native, llama):
+        decoder.close()
+        decoder.close()
+        with pytest.raises(EngineError, match="the codebook decoder is closed"):
+            decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers(1, 0))
+
+
 def test_linear() -> None:
     """A packed matrix on its own: (n, cols) times its transpose, in f32 exactly for small integers."""
     pool = _native.ThreadPool(threads=3)
