@@ -168,6 +168,24 @@ class Tower:
             out[row] = np.ctypeslib.as_array(row_of(self._context, int(index)), (width,))
         return out
 
+    def state(self, sequence: int) -> NDArray[np.uint8] | None:
+        """A copy of all that a sequence holds, or None where llama.cpp gives none."""
+        if not self._context:
+            return None
+        state = np.empty(llama.llama_state_seq_get_size(self._context, sequence), dtype=np.uint8)
+        size = llama.llama_state_seq_get_data(self._context, _bytes(state), state.nbytes, sequence)
+        return state if size == state.nbytes else None
+
+    def set_state(self, sequence: int, state: NDArray[np.uint8], count: int) -> bool:
+        """Gives an empty sequence the first ``count`` positions of a copy; where that fails, it stays empty."""
+        if not self._context:
+            return False
+        taken = llama.llama_state_seq_set_data(self._context, _bytes(state), state.nbytes, sequence) == state.nbytes
+        if taken and llama.llama_memory_seq_rm(self._memory, sequence, count, -1):
+            return True
+        self.forget(sequence)
+        return False
+
     def forget(self, sequence: int) -> None:
         """Empties a sequence."""
         if self._context:
@@ -189,6 +207,10 @@ class Tower:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _bytes(array: NDArray[np.uint8]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _load(path: Path, offset: int, what: str, gpu_layers: int) -> Any:

@@ -7,7 +7,8 @@ ends).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,14 @@ from .towers import release_pages, resolve_engine, rope_divisors, tower_sizes
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A copy of what a sequence holds of its first ``count`` positions, in the engine's own form."""
+
+    count: int
+    data: NDArray[Any]
 
 
 class Backbone(Protocol):
@@ -44,6 +53,12 @@ class Backbone(Protocol):
 
     def forget(self, sequence: int) -> None:
         """Empties a sequence, so that it can start again at position 0."""
+
+    def save(self, sequence: int, count: int) -> Saved | None:
+        """A copy of a sequence's first ``count`` positions, of those that it holds; None where there can be none."""
+
+    def restore(self, sequence: int, saved: Saved) -> bool:
+        """Gives an empty sequence the positions that were saved, and says whether it could; else it stays empty."""
 
     def close(self) -> None:
         """Frees what it holds; safe to call twice."""
@@ -119,6 +134,24 @@ class NativeBackbone:
     def forget(self, sequence: int) -> None:
         """See :class:`Backbone`."""
         self._open.forget(sequence)
+
+    def save(self, sequence: int, count: int) -> Saved:
+        """See :class:`Backbone`. Raises EngineError for positions that the sequence does not hold."""
+        try:
+            return Saved(count, self._open.save(sequence=sequence, count=count))
+        except ValueError as error:
+            raise EngineError(f"the backbone: {error}") from error
+
+    def restore(self, sequence: int, saved: Saved) -> bool:
+        """See :class:`Backbone`. What follows is the same in every bit as if the positions had been fed.
+
+        Raises EngineError for a sequence that is not empty, and for a copy of a backbone of other sizes.
+        """
+        try:
+            self._open.restore(sequence=sequence, count=saved.count, saved=saved.data)
+        except ValueError as error:
+            raise EngineError(f"the backbone: {error}") from error
+        return True
 
     def close(self) -> None:
         """See :class:`Backbone`."""

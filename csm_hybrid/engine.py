@@ -10,6 +10,8 @@ Between two pieces of a speech its slot is kept by the same rule, so a long spee
 nor does it hold a slot that it can do without. While others speak, a step takes in PREFILL_CHUNK positions of
 prompts at most: that is the longest that those who join can hold up a frame.
 
+A context that a request before had is not taken in again: see csm_hybrid.context_cache.
+
 A stream's codes depend on its own prompt, sampler and codec state alone: with the native engines a request with a
 seed gives the same samples, bit for bit, alone and in any company. With a tower on llama.cpp company can change
 rounding, where it multiplies one row and several by kernels that add up in another order: the last bits may differ,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .codebook_decoder import CodebookDecoder
     from .codec import Codec
+    from .context_cache import ContextCache
     from .model.config import ModelConfig
     from .prompt import FrameEmbedder
 
@@ -61,7 +64,10 @@ class _Part:
 
 
 class Engine:
-    """Advances up to ``slots`` streams together; further ones wait. ``clock`` gives the time in seconds."""
+    """Advances up to ``slots`` streams together; further ones wait.
+
+    ``contexts`` saves taking in again what requests have as context; ``clock`` gives the time in seconds.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class Engine:
         codec: Codec,
         *,
         slots: int = 1,
+        contexts: ContextCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
@@ -81,6 +88,7 @@ class Engine:
         self._embedder = embedder
         self._decoder = decoder
         self._codec = codec
+        self._contexts = contexts
         self._free = list(range(slots - 1, -1, -1))
         self._running: list[Stream] = []
         self._waiting: list[Stream] = []
@@ -198,8 +206,11 @@ class Engine:
             stream._text_start = len(history)
         if reuse and previous is not None:
             stream._position = previous._position
-        elif held is not None:
+            return
+        if held is not None:
             self._backbone.forget(slot)
+        if request.context and self._contexts is not None:
+            stream._position = self._contexts.recall(slot, stream.context)
 
     def _gather(self) -> list[_Part]:
         """The next input of every stream: a spoken frame each, and prompt positions up to the budget."""
@@ -212,6 +223,8 @@ class Engine:
                 break
             prompt = stream.prompt
             end = min(len(prompt), stream._position + min(budget, PREFILL_CHUNK))
+            if stream._position < stream.request.context < end:
+                end = stream.request.context  # what follows is cut alike where the context was kept
             budget -= end - stream._position
             begin = time.perf_counter()
             try:
@@ -252,12 +265,19 @@ class Engine:
             self.times.prompt += elapsed
         for part, count in zip(parts, counts, strict=True):
             part.stream._position += count
+            self._keep_context(part.stream, count)
         speaking = [p.stream for p in parts if p.speaks]
         sane = np.isfinite(np.concatenate([hidden, logits], axis=1)).all(axis=1)
         for stream, ok in zip(speaking, sane.tolist(), strict=True):
             if not ok:
                 self._fail(stream, EngineError("the backbone gave a value that is not a number"))
         return [s for s, ok in zip(speaking, sane.tolist(), strict=True) if ok], hidden[sane], logits[sane]
+
+    def _keep_context(self, stream: Stream, count: int) -> None:
+        """Keeps a context that the last ``count`` positions have completed."""
+        completed = stream._position - count < stream.request.context <= stream._position
+        if completed and stream.slot is not None and self._contexts is not None:
+            self._contexts.keep(stream.slot, stream.context)
 
     def _speak(self, streams: list[Stream], hidden: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
         """One frame of each stream: its codes, then its sound."""

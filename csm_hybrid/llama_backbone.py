@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._llama import Float32, Int32, Tower
+from .backbone import Saved
 
 if TYPE_CHECKING:
     from .model.config import ModelConfig
@@ -66,6 +67,15 @@ class LlamaBackbone:
     def forget(self, sequence: int) -> None:
         """See ``backbone.Backbone``."""
         self._tower.forget(sequence)
+
+    def save(self, sequence: int, count: int) -> Saved | None:
+        """See ``backbone.Backbone``. It copies all that the sequence holds; ``restore`` drops what is too much."""
+        state = self._tower.state(sequence)
+        return None if state is None else Saved(count, state)
+
+    def restore(self, sequence: int, saved: Saved) -> bool:
+        """See ``backbone.Backbone``."""
+        return self._tower.set_state(sequence, saved.data, saved.count)
 
     def close(self) -> None:
         """See ``backbone.Backbone``."""

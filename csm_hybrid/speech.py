@@ -24,6 +24,7 @@ from . import _native
 from .backbone import open_backbone
 from .codebook_decoder import open_decoder
 from .codec import CodecKind, open_codec
+from .context_cache import DEFAULT_LIMIT, ContextCache
 from .engine import Engine
 from .errors import InputError
 from .model.bundle import Bundle
@@ -64,7 +65,8 @@ class Model:
     ``path`` is a single-file model (GGUF). ``threads`` are by default as many as there are CPUs at hand. ``gpu`` lets
     llama.cpp offload to a GPU when its build can; ``backbone`` and ``decoder`` are ``auto`` (llama.cpp with such a
     GPU, else native), ``native`` or ``llama``; ``codec`` is ``native`` or ``moshi`` (an extra). ``codebooks`` decodes
-    the sound from the first so many alone: coarser, hardly faster.
+    the sound from the first so many alone: coarser, hardly faster. What a context leads to is kept for the next
+    request that has it, in up to ``context_cache`` bytes (0: never); the sound does not depend on it.
     With ``ignore_end``, speech goes on to its longest length whatever the model says: for measurements.
     Raises ModelNotFound, ModelInvalid, DeviceError.
     """
@@ -80,12 +82,15 @@ class Model:
         decoder: str = "auto",
         codec: CodecKind = "native",
         codebooks: int | None = None,
+        context_cache: int = DEFAULT_LIMIT,
         ignore_end: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, not {threads}")
         if slots < 1:
             raise InputError(f"slots must be at least 1, not {slots}")
+        if context_cache < 0:
+            raise InputError(f"context_cache must be at least 0 bytes, not {context_cache}")
         self.threads = threads or default_threads()
         self._lock = threading.RLock()
         with ExitStack() as stack:
@@ -104,8 +109,16 @@ class Model:
             self._builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
             # No code is NO_ENTRY, so that no frame ends the speech.
             config = replace(bundle.config, end_code=NO_ENTRY) if ignore_end else bundle.config
+            contexts = ContextCache(self.backbone, context_cache)
+            stack.callback(contexts.clear)
             self._engine = Engine(
-                config, self.backbone, self.embedder, self.codebook_decoder, self.codec, slots=slots
+                config,
+                self.backbone,
+                self.embedder,
+                self.codebook_decoder,
+                self.codec,
+                slots=slots,
+                contexts=contexts,
             )
             self._stack = stack.pop_all()
 

@@ -103,6 +103,11 @@ class Stream:
         """Frames spoken so far."""
         return len(self.codes)
 
+    @property
+    def context(self) -> Frames:
+        """The part of the prompt, never all of it, that is the same for all requests with its voice."""
+        return self.prompt[: min(self.request.context, len(self.prompt) - 1)]
+
     def _left(self) -> int:
         """Frames that it may still speak."""
         most, whole = self.request.max_frames, self.request.speech_frames

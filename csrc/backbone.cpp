@@ -120,6 +120,33 @@ void Backbone::forget(int sequence) {
   lengths_[static_cast<std::size_t>(sequence)] = 0;
 }
 
+std::size_t Backbone::saved_floats(int count) const {
+  if (count < 0 || count > config().positions)
+    throw std::invalid_argument(std::to_string(count) + " positions are outside 0.." + std::to_string(config().positions));
+  return caches_[0].saved_floats(count);
+}
+
+void Backbone::save(int sequence, int count, float *out) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_sequence(sequence);
+  const auto own = static_cast<std::size_t>(sequence);
+  if (count > lengths_[own])
+    throw std::invalid_argument("sequence " + std::to_string(sequence) + " holds " + std::to_string(lengths_[own]) +
+                                " positions, not " + std::to_string(count));
+  caches_[own].save(count, out);
+}
+
+void Backbone::restore(int sequence, int count, const float *saved) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  check_sequence(sequence);
+  const auto own = static_cast<std::size_t>(sequence);
+  if (lengths_[own] != 0)
+    throw std::invalid_argument("sequence " + std::to_string(sequence) + " is not empty: it holds " +
+                                std::to_string(lengths_[own]) + " positions");
+  caches_[own].restore(count, saved);
+  lengths_[own] = count;
+}
+
 void Backbone::measure(bool on) {
   const std::lock_guard<std::mutex> lock(mutex_);
   measuring_ = on;

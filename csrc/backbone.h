@@ -38,6 +38,13 @@ class Backbone {
   // Empties a sequence.
   void forget(int sequence);
 
+  // A copy of the first `count` positions of a sequence, saved_floats(count) values; and back, into an empty sequence,
+  // which then goes on from there as the first one would: the same bits.
+  // Throw std::invalid_argument for a sequence that is not there, that holds less or, for restore(), anything.
+  std::size_t saved_floats(int count) const;
+  void save(int sequence, int count, float *out) const;
+  void restore(int sequence, int count, const float *saved);
+
   // Measures decode from now on, anew, or stops; parts() is what was found so far. Only where all results are wanted,
   // as they are of frames: what takes in a prompt does not count.
   void measure(bool on);

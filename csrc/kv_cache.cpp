@@ -26,7 +26,8 @@ void KvCache::check_memory(int caches, int layers, int kv_heads, int head_dim, i
 void KvCache::Free::operator()(void *memory) const { std::free(memory); }
 
 KvCache::KvCache(int layers, int kv_heads, int head_dim, int positions)
-    : kv_heads_(kv_heads),
+    : layers_(layers),
+      kv_heads_(kv_heads),
       head_dim_(head_dim),
       positions_(positions),
       groups_((positions + kGroup - 1) / kGroup),
@@ -74,6 +75,38 @@ void KvCache::store_values(int layer, int position, Range rows, const float *val
     float *out = values_of(layer, head) + std::ptrdiff_t{position} * kGroup;
     const float *in = values + std::ptrdiff_t{head} * head_dim_;
     for (int d = first; d < last; ++d) out[d / kGroup * panel + d % kGroup] = in[d];
+  });
+}
+
+// Keys lie by whole groups: a last one that is not full brings along what comes after it, which is stored anew before
+// it is read.
+template <typename Run>
+void KvCache::each_run(int count, const Run &run) const {
+  const auto key_floats = static_cast<std::size_t>((count + kGroup - 1) / kGroup * kGroup) * static_cast<std::size_t>(head_dim_);
+  const auto value_floats = static_cast<std::size_t>(count) * kGroup;
+  for (int layer = 0; layer < layers_; ++layer)
+    for (int head = 0; head < kv_heads_; ++head) {
+      run(keys_of(layer, head), key_floats);
+      float *values = values_of(layer, head);
+      for (int row = 0; row < value_rows_; row += kGroup)
+        run(values + static_cast<std::ptrdiff_t>(row) * groups_ * kGroup, value_floats);
+    }
+}
+
+std::size_t KvCache::saved_floats(int count) const {
+  std::size_t total = 0;
+  each_run(count, [&](const float *, std::size_t floats) { total += floats; });
+  return total;
+}
+
+void KvCache::save(int count, float *out) const {
+  each_run(count, [&](const float *memory, std::size_t floats) { out = std::copy_n(memory, floats, out); });
+}
+
+void KvCache::restore(int count, const float *saved) {
+  each_run(count, [&](float *memory, std::size_t floats) {
+    std::copy_n(saved, floats, memory);
+    saved += floats;
   });
 }
 

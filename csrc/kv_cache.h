@@ -26,6 +26,12 @@ class KvCache {
   PanelMatrix keys(int layer, int head, int count) const;
   PanelMatrix values(int layer, int head, int count) const;
 
+  // A copy of the first `count` positions of all layers, saved_floats(count) values, and back into a cache of the same
+  // sizes, which is then as if they had been stored there.
+  std::size_t saved_floats(int count) const;
+  void save(int count, float *out) const;
+  void restore(int count, const float *saved);
+
   int positions() const { return positions_; }
 
  private:
@@ -36,7 +42,11 @@ class KvCache {
   void each_head(Range rows, const Put &put) const;
   float *keys_of(int layer, int head) const;
   float *values_of(int layer, int head) const;
+  // Calls run(memory, floats) for each stretch of memory in which the first `count` positions lie.
+  template <typename Run>
+  void each_run(int count, const Run &run) const;
 
+  int layers_;
   int kv_heads_;
   int head_dim_;
   int positions_;

@@ -15,7 +15,7 @@ from reference.random_decoder import random_backbone_tensors, random_config
 from reference.tower import ReferenceTower
 
 from csm_hybrid import _native, load
-from csm_hybrid.backbone import NativeBackbone, open_backbone
+from csm_hybrid.backbone import NativeBackbone, Saved, open_backbone
 from csm_hybrid.errors import EngineError, ModelInvalid
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import ModelConfig
@@ -166,6 +166,64 @@ def test_nothing_is_left_of_a_forgotten_sequence() -> None:
     more = feed(backbone, x[5:], 5, sequence=1)
     for start, rest, want in zip(beside, more, feed(NativeBackbone(EVEN, tensors, POOL), x), strict=True):
         np.testing.assert_array_equal(np.concatenate([start, rest]), want)
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F32, GGMLType.Q8_0], ids=lambda k: k.name)
+def test_what_follows_a_copy_is_the_same_in_every_bit(kind: GGMLType) -> None:
+    """In another sequence that has held something else, cut into other passes, beside a third one."""
+    config = EVEN if kind is GGMLType.Q8_0 else sized()
+    backbone = NativeBackbone(config, random_backbone_tensors(config, kind), POOL, sequences=3)
+    x, other = embeddings(config, POSITIONS), embeddings(config, POSITIONS, seed=2)
+    whole = feed(backbone, x)
+    beside = feed(backbone, other[:20], sequence=2)
+    for count in (1, 15, 16, 17, 40, 64, POSITIONS - 1):  # about the groups of 16 positions in which keys lie
+        saved = backbone.save(0, count)
+        feed(backbone, other, sequence=1)
+        backbone.forget(1)
+        assert backbone.restore(1, saved)
+        middle = (count + POSITIONS) // 2
+        parts = [feed(backbone, x[a:b], a, sequence=1) for a, b in ((count, middle), (middle, POSITIONS)) if a < b]
+        for i in (0, 1):
+            np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), whole[i][count:])
+        backbone.forget(1)
+    again = feed(backbone, other[20:30], 20, sequence=2)
+    backbone.forget(2)
+    np.testing.assert_array_equal(feed(backbone, other[:20], sequence=2)[0], beside[0])
+    np.testing.assert_array_equal(feed(backbone, other[20:30], 20, sequence=2)[0], again[0])
+
+
+def test_a_copy_is_as_large_as_its_keys_and_values() -> None:
+    backbone = NativeBackbone(EVEN, random_backbone_tensors(EVEN, GGMLType.Q8_0), POOL)
+    feed(backbone, embeddings(EVEN, 48))
+    tower = EVEN.backbone
+    position = 2 * tower.layers * tower.kv_heads * tower.head_dim * 4
+    assert backbone.save(0, 48).data.nbytes == 48 * position
+    assert backbone.save(0, 33).data.nbytes <= 48 * position
+
+
+def test_what_cannot_be_copied_is_refused_and_changes_nothing() -> None:
+    config = sized()
+    backbone = NativeBackbone(config, random_backbone_tensors(config, GGMLType.F32), POOL, sequences=2)
+    x = embeddings(config, 20)
+    whole = feed(backbone, x)
+    backbone.forget(0)
+    feed(backbone, x[:10])
+    saved = backbone.save(0, 10)
+    for refused in (
+        lambda: backbone.save(0, 11),
+        lambda: backbone.save(0, -1),
+        lambda: backbone.save(0, POSITIONS + 1),
+        lambda: backbone.save(2, 1),
+        lambda: backbone.restore(0, saved),
+        lambda: backbone.restore(-1, saved),
+        lambda: backbone.restore(1, Saved(11, saved.data[:-1])),
+        lambda: backbone.restore(1, Saved(40, saved.data)),
+        lambda: backbone.restore(1, Saved(POSITIONS + 1, saved.data)),
+    ):
+        with pytest.raises(EngineError):
+            refused()
+    np.testing.assert_array_equal(feed(backbone, x[10:], 10)[0], whole[0][10:])
+    feed(backbone, x, sequence=1)
 
 
 def test_a_value_that_is_not_a_number_stays_in_its_sequence() -> None:

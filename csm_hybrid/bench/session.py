@@ -49,13 +49,14 @@ def measure(plan: Plan, told: Told) -> Document:
     from ..speech import Model
 
     document = empty(plan.command)
-    settings = plan.settings | {"ignore_end": plan.frames is not None}
+    # Without a cache: every run takes its context in.
+    settings = plan.settings | {"ignore_end": plan.frames is not None, "context_cache": 0}
     before = machine.resident().get("private")
     with Model(plan.path, **{**settings, "slots": plan.speaking.streams}) as model:
         speaking = plan.speaking
         if plan.frames is not None:
             speaking = replace(speaking, seconds=plan.frames / model.config.frame_rate)
-        base = sweeps.Base(plan.path, settings, speaking, plan.path_of)
+        base = sweeps.Base(plan.path, settings, speaking, plan.path_of, plan.context_frames)
         speaking = replace(speaking, context=speech.context_of(model, plan.context_frames))
         document.settings = _settings(plan, model, speaking)
         speech.measure_parts(model)
@@ -161,7 +162,7 @@ def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
 def _beside(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:
     setting = peers.Setting(
         model,
-        plan.settings | {"slots": speaking.streams},
+        plan.settings | {"slots": speaking.streams, "context_cache": 0},
         plan.path,
         speaking,
         threads=model.threads,

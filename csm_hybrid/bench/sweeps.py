@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..context_cache import DEFAULT_LIMIT
 from ..errors import InputError
 from ..threads import available_cpus
 from . import machine, speech
@@ -25,7 +26,9 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "decoders": ("native", "llama"),
     "codecs": ("native", "moshi"),
     "context": ("0", "125", "500", "1500"),
+    "voice": ("new", "known"),  # whether a request before had the same context
 }
+_VOICE_FRAMES = 125  # ten seconds
 _NUMBERS = {"threads": 1, "streams": 1, "context": 0}  # axes of whole numbers, with their smallest
 
 # What a sweep keeps of every run.
@@ -40,6 +43,7 @@ class Base:
     settings: dict[str, Any]  # Model's
     speaking: speech.Speaking
     path_of: Callable[[str], Path] | None = None
+    context_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
     """The points of a sweep. Raises InputError where the base cannot be varied so."""
     if axis == "types" and base.path_of is None:
         raise InputError("--sweep types makes models of several types: it needs --synthetic")
+    if axis == "voice" and not set(values) <= set(DEFAULTS[axis]):
+        raise InputError(f"--sweep voice takes new and known, not {', '.join(values)}")
     top = max(int(v) for v in values) if axis == "streams" else 0
     out = []
     for value in values:
@@ -89,6 +95,9 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
             settings["codec"] = value
         elif axis == "context":
             context = int(value)
+        elif axis == "voice":
+            context = base.context_frames or _VOICE_FRAMES
+            settings["context_cache"] = DEFAULT_LIMIT if value == "known" else 0
         out.append(Point(value, path, settings, speaking, context))
     return out
 

@@ -82,8 +82,8 @@ _BENCH_OPTIONS = [
         "sweep",
         multiple=True,
         metavar="AXIS[=VALUES]",
-        help="Try one setting at several values: threads, streams, types, backbones, decoders, codecs, context;"
-        " such as streams=1,8,32. May be repeated.",
+        help="Try one setting at several values: threads, streams, types, backbones, decoders, codecs, context,"
+        " voice (new or known, with --context-frames); such as streams=1,8,32. May be repeated.",
     ),
     click.option(
         "--peer",

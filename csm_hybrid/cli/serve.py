@@ -49,6 +49,13 @@ _SERVER_OPTIONS = [
         " OpenAI's, as in alloy.wav, makes that voice this one.",
     ),
     click.option("--slots", type=click.IntRange(1, 256), default=8, help="Speeches made at once."),
+    click.option(
+        "--voice-cache",
+        type=click.IntRange(0),
+        default=256,
+        help="MiB in which what voices' recordings lead to is kept, so that a request does not take them in again"
+        " (CSM-1B: 64 KiB for each frame of 80 ms and each token of the transcript).",
+    ),
     click.option("--queue", type=click.IntRange(0), default=32, help="Requests that may wait for a slot."),
     click.option(
         "--queue-timeout",
@@ -114,6 +121,7 @@ def serve(**values: Any) -> None:
     flags = model_flags(values)
     engine = engine_settings(values)
     slots, log_format = values.pop("slots"), values.pop("log_format")
+    engine["context_cache"] = values.pop("voice_cache") * 2**20
 
     # Imported here, so that --help and wrong usage answer without loading llama.cpp.
     from ..server.app import serve as run

@@ -40,6 +40,21 @@ py::tuple decode(Backbone &self, const py::object &embeddings_argument, const py
   return py::make_tuple(hidden, logits);
 }
 
+Array<float> save(const Backbone &self, int sequence, int count) {
+  Array<float> saved(static_cast<py::ssize_t>(self.saved_floats(count)));
+  float *out = saved.mutable_data();
+  py::gil_scoped_release release;
+  self.save(sequence, count, out);
+  return saved;
+}
+
+void restore(Backbone &self, int sequence, int count, const py::object &saved_argument) {
+  const auto saved = checked<float>(saved_argument, "saved", {static_cast<py::ssize_t>(self.saved_floats(count))});
+  const float *in = saved.data();
+  py::gil_scoped_release release;
+  self.restore(sequence, count, in);
+}
+
 py::dict parts(const Backbone &self) {
   const BackboneParts found = self.parts();
   py::dict out;
@@ -77,6 +92,12 @@ void bind_backbone(py::module_ &m) {
            "Raises ValueError for a sequence that is not there, that is full or that is at another position; nothing has\n"
            "changed then.")
       .def("forget", &Backbone::forget, py::arg("sequence"), "Empties a sequence.")
+      .def("save", &save, py::kw_only(), py::arg("sequence"), py::arg("count"),
+           "A copy of the keys and values of a sequence's first `count` positions: (M,) float32, for restore().\n"
+           "Raises ValueError for a sequence that is not there or holds fewer.")
+      .def("restore", &restore, py::kw_only(), py::arg("sequence"), py::arg("count"), py::arg("saved"),
+           "Gives an empty sequence the `count` positions that save() copied: it goes on from there with the same bits.\n"
+           "Raises ValueError for a sequence that is not there or not empty, or a copy of another size.")
       .def("measure", [](Backbone &self, bool on) {
              py::gil_scoped_release release;
              self.measure(on);

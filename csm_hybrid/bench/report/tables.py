@@ -26,6 +26,7 @@ _AXES = {
     "decoders": "What runs the codebook decoder",
     "codecs": "What runs the codec",
     "context": "Frames of context before the text",
+    "voice": "A voice's recording as context, new and known from a request before",
 }
 _COLUMNS = {
     "step": "step",
