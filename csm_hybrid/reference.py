@@ -125,7 +125,8 @@ def _read(path: Path, longest: float) -> tuple[Samples, int]:
     import soundfile
 
     try:
-        with path.open("rb") as file, soundfile.SoundFile(file) as sound:
+        path.open("rb").close()  # or libsndfile would only say that there was an error
+        with soundfile.SoundFile(path) as sound:
             _check_length(sound.frames, sound.samplerate, longest, str(path))
             return sound.read(dtype="float32", always_2d=True), sound.samplerate
     except OSError as error:
