@@ -45,11 +45,11 @@ def check_output(path: Path) -> None:
         raise InputError(f"cannot tell the audio format from the name {path.name!r}: end it in {', '.join(FORMATS)}")
     directory = path.parent
     if not directory.is_dir():
-        raise OutputError(f"cannot write {path}: there is no directory {directory}")
+        raise OutputError(f"cannot write {path}: there is no directory {directory}; make it, or name another file")
     if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a directory")
+        raise OutputError(f"cannot write {path}: it is a directory; name a file in it")
     if not os.access(directory, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise OutputError(f"cannot write {path}: permission denied")
+        raise OutputError(f"cannot write {path}: permission denied; name a file elsewhere")
 
 
 class _FileSink:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from .errors import InputError
 from .sentences import LONGEST_PIECE, speakable, split
 from .streams import Request, random_seed
 
@@ -76,6 +77,8 @@ class Passage:
         history: float = DEFAULT_HISTORY,
         pace: float = 1.0,
     ) -> None:
+        if not 0 <= history < float("inf"):
+            raise InputError(f"the history must be a time from 0 on, not {history} s")
         self.seed = random_seed() if seed is None else seed
         self.most_frames = None if max_seconds is None else model.max_frames(max_seconds)
         self._longest = model.max_frames(LONGEST_UTTERANCE)

@@ -77,7 +77,15 @@ def test_limits(model: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 11.0}, {"top_k": 0}, {"max_seconds": 0.0}, {"template": "no place"}]
+    "settings",
+    [
+        {"temperature": 11.0},
+        {"top_k": 0},
+        {"max_seconds": 0.0},
+        {"template": "no place"},
+        {"history": -1.0},
+        {"history": float("nan")},
+    ],
 )
 def test_settings_that_break_a_rule(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(InputError):

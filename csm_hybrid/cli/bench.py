@@ -237,7 +237,7 @@ def _tell(what: str) -> None:
 
 def _check_writable(path: Path | None) -> None:
     if path is not None and not path.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
+        raise OutputError(f"cannot write {path}: there is no directory {path.parent}; make it, or name another file")
 
 
 def _write_page(path: Path, document: Document, old: Document | None) -> None:

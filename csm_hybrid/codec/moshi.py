@@ -144,9 +144,14 @@ def build_model(config: MimiConfig) -> Any:
     Raises ModelInvalid for sizes that moshi's modules cannot have.
     """
     if config.head_dim * config.heads != config.width:
-        raise ModelInvalid(f"moshi's heads fill the width: {config.heads} x {config.head_dim} != {config.width}")
+        raise ModelInvalid(
+            f"moshi's heads fill the width, and {config.heads} x {config.head_dim} is not {config.width}:"
+            " take the native codec"
+        )
     if config.norm_eps != 1e-5 or config.upsample_groups not in (1, config.width):
-        raise ModelInvalid("moshi's codec has norm_eps 1e-5 and upsamples in one group or in one per channel")
+        raise ModelInvalid(
+            "moshi's codec has norm_eps 1e-5 and upsamples in one group or in one per channel: take the native one"
+        )
     seanet = {
         "channels": 1,
         "dimension": config.width,

@@ -116,7 +116,9 @@ def tensors_of(bundle: Bundle) -> dict[str, NDArray[np.floating]]:
     for name, view in bundle.codec_tensors().items():
         dtype = _DTYPES.get(view.type)
         if dtype is None:
-            raise ModelInvalid(f"{bundle.path}: codec tensor {name} has GGML type {view.type}, not F32 or F16")
+            raise ModelInvalid(
+                f"{bundle.path}: codec tensor {name} has GGML type {view.type}, not F32 or F16; convert it again"
+            )
         kept = dtype if stands_half(name) else np.float32
         out[name] = np.ascontiguousarray(view.data.view(dtype).reshape(view.shape), dtype=kept)
     return out

@@ -69,7 +69,9 @@ class Bundle:
         try:
             header = parse_gguf(data)
         except GgufError as error:
-            raise ModelInvalid(f"{path} is not a readable model file: {error}") from error
+            raise ModelInvalid(
+                f"{path} is not a readable model file: {error}; download or convert it again"
+            ) from error
         return _Check(path, data, header).bundle()
 
     def tensor(self, name: str) -> TensorView:
@@ -111,7 +113,7 @@ def _map(path: Path) -> NDArray[np.uint8]:
         if path.is_dir():
             raise ModelInvalid(f"{path} is a directory; name the model file in it")
         if path.stat().st_size == 0:
-            raise ModelInvalid(f"{path} is empty")
+            raise ModelInvalid(f"{path} is empty: download or convert it again")
         return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path}: no such file") from error

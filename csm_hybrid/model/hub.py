@@ -92,7 +92,10 @@ def _explained(repository: str) -> Iterator[None]:
             "or copy the files here and name them with --model-path"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ModelNotFound(f"{repository} lacks a file: {str(error).splitlines()[0]}") from error
+        raise ModelNotFound(
+            f"{repository} lacks a file ({str(error).splitlines()[0]}): name one that it has, with --model-file or"
+            " --index-file"
+        ) from error
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repository!r} is no name of a repository: {error}") from error
     except OSError as error:
