@@ -122,7 +122,8 @@ void Backbone::forget(int sequence) {
 
 std::size_t Backbone::saved_floats(int count) const {
   if (count < 0 || count > config().positions)
-    throw std::invalid_argument(std::to_string(count) + " positions are outside 0.." + std::to_string(config().positions));
+    throw std::invalid_argument(std::to_string(count) + " positions are outside 0.." +
+                                std::to_string(config().positions));
   return caches_[0].saved_floats(count);
 }
 

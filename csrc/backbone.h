@@ -38,8 +38,8 @@ class Backbone {
   // Empties a sequence.
   void forget(int sequence);
 
-  // A copy of the first `count` positions of a sequence, saved_floats(count) values; and back, into an empty sequence,
-  // which then goes on from there as the first one would: the same bits.
+  // A copy of the first `count` positions of a sequence, saved_floats(count) values; and back, into an empty
+  // sequence, which then goes on from there as the first one would: the same bits.
   // Throw std::invalid_argument for a sequence that is not there, that holds less or, for restore(), anything.
   std::size_t saved_floats(int count) const;
   void save(int sequence, int count, float *out) const;

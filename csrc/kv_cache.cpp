@@ -82,7 +82,8 @@ void KvCache::store_values(int layer, int position, Range rows, const float *val
 // it is read.
 template <typename Run>
 void KvCache::each_run(int count, const Run &run) const {
-  const auto key_floats = static_cast<std::size_t>((count + kGroup - 1) / kGroup * kGroup) * static_cast<std::size_t>(head_dim_);
+  const auto whole = static_cast<std::size_t>((count + kGroup - 1) / kGroup * kGroup);
+  const auto key_floats = whole * static_cast<std::size_t>(head_dim_);
   const auto value_floats = static_cast<std::size_t>(count) * kGroup;
   for (int layer = 0; layer < layers_; ++layer)
     for (int head = 0; head < kv_heads_; ++head) {

@@ -26,8 +26,8 @@ class KvCache {
   PanelMatrix keys(int layer, int head, int count) const;
   PanelMatrix values(int layer, int head, int count) const;
 
-  // A copy of the first `count` positions of all layers, saved_floats(count) values, and back into a cache of the same
-  // sizes, which is then as if they had been stored there.
+  // A copy of the first `count` positions of all layers, saved_floats(count) values, and back into a cache of the
+  // same sizes, which is then as if they had been stored there.
   std::size_t saved_floats(int count) const;
   void save(int count, float *out) const;
   void restore(int count, const float *saved);

@@ -96,7 +96,7 @@ void bind_backbone(py::module_ &m) {
            "A copy of the keys and values of a sequence's first `count` positions: (M,) float32, for restore().\n"
            "Raises ValueError for a sequence that is not there or holds fewer.")
       .def("restore", &restore, py::kw_only(), py::arg("sequence"), py::arg("count"), py::arg("saved"),
-           "Gives an empty sequence the `count` positions that save() copied: it goes on from there with the same bits.\n"
+           "Gives an empty sequence the `count` positions that save() copied: what follows has the same bits.\n"
            "Raises ValueError for a sequence that is not there or not empty, or a copy of another size.")
       .def("measure", [](Backbone &self, bool on) {
              py::gil_scoped_release release;
