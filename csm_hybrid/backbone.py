@@ -133,7 +133,8 @@ class NativeBackbone:
 
     def forget(self, sequence: int) -> None:
         """See :class:`Backbone`."""
-        self._open.forget(sequence)
+        if self._backbone is not None:  # a stream may be closed after its model
+            self._backbone.forget(sequence)
 
     def save(self, sequence: int, count: int) -> Saved:
         """See :class:`Backbone`. Raises EngineError for positions that the sequence does not hold."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import csm_hybrid
-from csm_hybrid.errors import InputError
+from csm_hybrid.errors import EngineError, InputError
 from csm_hybrid.pieces import _MOST_WAITING, GrowingText, WholeText
 from csm_hybrid.sentences import speakable
 from csm_hybrid.speech import Model
@@ -178,6 +178,17 @@ def test_nothing_to_say_is_told(model: Model, parts: list[str]) -> None:
     with pytest.raises(InputError, match="nothing to say"):
         next(stream)
     assert stream.finish_reason == "error"
+
+
+def test_streams_of_a_closed_model_fail_and_can_be_closed() -> None:
+    with csm_hybrid.load() as voice:
+        streams = [voice.stream(FIRST), voice.stream([FIRST, SECOND])]
+        next(streams[0])
+    with pytest.raises(EngineError, match="closed"):
+        list(streams[0])
+    for stream in streams:
+        stream.close()
+        assert stream.finish_reason in ("error", "cancelled")
 
 
 def test_bytes_are_not_text(model: Model) -> None:
