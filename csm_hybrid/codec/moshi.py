@@ -152,40 +152,7 @@ def build_model(config: MimiConfig) -> Any:
         raise ModelInvalid(
             "moshi's codec has norm_eps 1e-5 and upsamples in one group or in one per channel: take the native one"
         )
-    seanet = {
-        "channels": 1,
-        "dimension": config.width,
-        "causal": True,
-        "n_filters": config.filters,
-        "n_residual_layers": config.residual_layers,
-        "activation": "ELU",
-        "compress": config.compress,
-        "dilation_base": config.dilation_growth,
-        "kernel_size": config.kernel,
-        "residual_kernel_size": config.residual_kernel,
-        "last_kernel_size": config.last_kernel,
-        "norm": "none",
-        "pad_mode": "constant",
-        "ratios": list(config.ratios),
-        "true_skip": True,
-    }
-    transformer = {
-        "d_model": config.width,
-        "num_heads": config.heads,
-        "kv_repeat": config.heads // config.kv_heads,
-        "num_layers": config.layers,
-        "causal": True,
-        "layer_scale": 0.01,
-        "context": config.context,
-        "conv_layout": True,
-        "max_period": config.rope_theta,
-        "gating": "none",
-        "norm": "layer_norm",
-        "positional_embedding": "rope",
-        "dim_feedforward": config.ffn,
-        "input_dimension": config.width,
-        "output_dimensions": [config.width],
-    }
+    seanet, transformer = _seanet_settings(config), _transformer_settings(config)
     quantizer = SplitResidualVectorQuantizer(
         dimension=config.codebook_dim,
         n_q=config.codebooks,
@@ -208,6 +175,46 @@ def build_model(config: MimiConfig) -> Any:
         decoder_transformer=ProjectedTransformer(**transformer),
         upsample_channel_wise_bug=config.upsample_groups == config.width,
     ).eval()
+
+
+def _seanet_settings(config: MimiConfig) -> dict[str, Any]:
+    return {
+        "channels": 1,
+        "dimension": config.width,
+        "causal": True,
+        "n_filters": config.filters,
+        "n_residual_layers": config.residual_layers,
+        "activation": "ELU",
+        "compress": config.compress,
+        "dilation_base": config.dilation_growth,
+        "kernel_size": config.kernel,
+        "residual_kernel_size": config.residual_kernel,
+        "last_kernel_size": config.last_kernel,
+        "norm": "none",
+        "pad_mode": "constant",
+        "ratios": list(config.ratios),
+        "true_skip": True,
+    }
+
+
+def _transformer_settings(config: MimiConfig) -> dict[str, Any]:
+    return {
+        "d_model": config.width,
+        "num_heads": config.heads,
+        "kv_repeat": config.heads // config.kv_heads,
+        "num_layers": config.layers,
+        "causal": True,
+        "layer_scale": 0.01,
+        "context": config.context,
+        "conv_layout": True,
+        "max_period": config.rope_theta,
+        "gating": "none",
+        "norm": "layer_norm",
+        "positional_embedding": "rope",
+        "dim_feedforward": config.ffn,
+        "input_dimension": config.width,
+        "output_dimensions": [config.width],
+    }
 
 
 def moshi_state(config: MimiConfig, tensors: Mapping[str, Floats]) -> dict[str, Floats]:
