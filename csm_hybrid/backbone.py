@@ -112,7 +112,8 @@ class NativeBackbone:
         self._open.measure(on=on)
 
     def parts(self) -> dict[str, float]:
-        """Seconds spent in attention, feed_forward and head since ``measure``."""
+        """Seconds spent in attention, feed_forward and head since ``measure``, and in ``barriers``: a thread's mean
+        wait for the last one."""
         return self._open.parts()
 
     def decode(

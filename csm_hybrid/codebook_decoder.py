@@ -85,7 +85,8 @@ class NativeDecoder:
         self._open.measure(on=on)
 
     def parts(self) -> dict[str, float]:
-        """Seconds spent in the projection, attention, feed_forward, heads and sampling since ``measure``."""
+        """Seconds spent in the projection, attention, feed_forward, heads and sampling since ``measure``, and in
+        ``barriers``: a thread's mean wait for the last one."""
         return self._open.parts()
 
     def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:

@@ -95,9 +95,10 @@ void Backbone::run(int n, const float *embeddings, float *hidden, float *logits)
     pool_->barrier();
     tower_->forward(member, spans_, n, head_, timer_, parts_.tower);
     if (m > 0) finish(member, m, hidden, logits);
+    if (timer_.on()) pool_->barrier();
     timer_.lap(member, parts_.head);
-  });
-  timer_.stop();
+  }, timer_.waits());
+  parts_.barriers += timer_.stop();
 }
 
 // The final norm and the head of the wanted vectors.

@@ -13,9 +13,11 @@
 
 namespace csm {
 
+// Where the time of decode goes, in seconds.
 struct BackboneParts {
   TowerParts tower;
   double head = 0;
+  double barriers = 0;
 };
 
 class Backbone {

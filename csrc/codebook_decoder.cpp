@@ -56,15 +56,15 @@ void CodebookDecoder::decode_frames(int streams, const float *hidden, const floa
       head(member, steps, steps.count - 1, codebook);
       timer_.lap(member, parts_.heads);
       draw(member, streams, logits_.f32.data(), logits_.stride, samplers, codebook, codes);
-      if (codebook + 1 < config_.codebooks) pool_->barrier();
+      if (codebook + 1 < config_.codebooks || timer_.on()) pool_->barrier();
       timer_.lap(member, parts_.sampling);
       if (codebook + 1 == config_.codebooks) break;
       steps = {streams, 1, codebook + 1};
       if (member == 0) set_spans(steps);
       put_embeddings(member, steps, 0, codebook, codes);
     }
-  });
-  timer_.stop();
+  }, timer_.waits());
+  parts_.barriers += timer_.stop();
 }
 
 void CodebookDecoder::logits(int streams, const float *hidden, const std::int32_t *codes, float *out) {

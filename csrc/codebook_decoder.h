@@ -38,12 +38,13 @@ struct Steps {
   int vectors() const { return streams * count; }
 };
 
-// Where the time of decode_frames goes, in seconds; norms, roundings and barriers count to what they are for.
+// Where the time of decode_frames goes, in seconds; norms and roundings count to what they are for.
 struct DecoderParts {
   double projection = 0;  // with the look-up of the embeddings
   TowerParts tower;
   double heads = 0;
   double sampling = 0;
+  double barriers = 0;
 };
 
 class CodebookDecoder {

@@ -71,7 +71,7 @@ struct TowerSpan {
   int count;
 };
 
-// Seconds; norms, roundings and barriers count to what they are for.
+// Seconds; norms and roundings count to what they are for.
 struct TowerParts {
   double attention = 0;
   double feed_forward = 0;
@@ -100,7 +100,6 @@ class LlamaTower {
   void final_norm(int member, int n, const int *vectors, bool rounded, Activations &out);
 
   const TowerConfig &config() const { return config_; }
-  std::size_t weight_bytes() const { return arena_.used(); }
 
  private:
   void make_rotation(const std::vector<float> &divisors);

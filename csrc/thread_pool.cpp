@@ -44,6 +44,7 @@ struct ThreadPool::Team {
 
   const int size;
   const int spins;
+  BarrierWaits *waits = nullptr;  // of the job; null: not counted
   std::mutex callers;  // one job at a time
   std::vector<std::thread> workers;
   std::mutex mutex;
@@ -52,7 +53,8 @@ struct ThreadPool::Team {
   std::atomic<unsigned> generation{0};  // counts jobs
   std::atomic<int> running{0};          // workers that have not finished the job
   std::atomic<bool> stop{false};
-  std::atomic<int> arrived{0};
+  // Of a barrier, in one cache line: the last to arrive has it when it lets the others go.
+  alignas(64) std::atomic<int> arrived{0};
   std::atomic<unsigned> phase{0};  // counts barriers
 
   void work(int member) {
@@ -93,11 +95,12 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::threads() const { return team_->size; }
 
-void ThreadPool::run(const std::function<void(int)> &job) {
+void ThreadPool::run(const std::function<void(int)> &job, BarrierWaits *waits) {
   Team &team = *team_;
   const std::lock_guard<std::mutex> alone(team.callers);
   if (team.size == 1) return job(0);
   team.job = &job;
+  team.waits = waits;
   team.running.store(team.size - 1, std::memory_order_release);
   team.begin();
   job(0);
@@ -111,7 +114,9 @@ void ThreadPool::barrier() {
   Team &team = *team_;
   if (team.size == 1) return;
   const unsigned phase = team.phase.load(std::memory_order_acquire);
+  if (team.waits != nullptr) team.waits->arrive();
   if (team.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == team.size) {
+    if (team.waits != nullptr) team.waits->end(team.size);
     team.arrived.store(0, std::memory_order_relaxed);
     team.phase.fetch_add(1, std::memory_order_release);
     return;

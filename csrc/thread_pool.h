@@ -1,10 +1,39 @@
 // A fixed team of threads that runs one job at a time, all members on the same function.
 #pragma once
 
+#include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 
 namespace csm {
+
+// How long the members of a team wait for the last of them at the barriers of a job. One of them may read it between
+// two barriers.
+class BarrierWaits {
+ public:
+  // Nanoseconds of a clock that never goes back.
+  static std::int64_t now() {
+    using std::chrono::nanoseconds;
+    return std::chrono::duration_cast<nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  double waited() const { return waited_; }          // nanoseconds in all, the mean over the members
+  std::int64_t last_end() const { return last_end_; }  // now() when the last barrier was complete; 0: there was none
+
+ private:
+  friend class ThreadPool;
+  void arrive() { arrivals_.fetch_add(now(), std::memory_order_acq_rel); }
+  // By the last to arrive, before it lets the others go.
+  void end(int members) {
+    last_end_ = now();
+    waited_ += static_cast<double>(last_end_ * members - arrivals_.exchange(0, std::memory_order_acq_rel)) / members;
+  }
+
+  std::atomic<std::int64_t> arrivals_{0};  // at this barrier: the sum of their times
+  std::int64_t last_end_ = 0;
+  double waited_ = 0;
+};
 
 class ThreadPool {
  public:
@@ -17,8 +46,9 @@ class ThreadPool {
   int threads() const;
 
   // Calls job(member) on every member, 0 <= member < threads(), and returns when all are done.
-  // Callers on several threads take turns. The job must not throw, nor call run().
-  void run(const std::function<void(int member)> &job);
+  // Callers on several threads take turns. The job must not throw, nor call run(). `waits`: where to count how long
+  // members wait at the job's barriers; null: nowhere.
+  void run(const std::function<void(int member)> &job, BarrierWaits *waits = nullptr);
 
   // Inside a job: waits until every member has come here.
   void barrier();

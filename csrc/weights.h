@@ -64,7 +64,6 @@ class WeightArena {
   PanelMatrix pack(const TensorSource &tensor, std::int64_t first_row, int rows, int cols, ThreadPool &pool);
 
   static std::size_t packed_bytes(TensorType type, int rows, int cols);
-  std::size_t used() const { return used_; }
 
  private:
   std::uint8_t *data_ = nullptr;

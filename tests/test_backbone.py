@@ -351,7 +351,7 @@ def test_only_passes_whose_results_are_all_wanted_are_measured() -> None:
     x = embeddings(EVEN, 5)
     backbone.measure(on=True)
     backbone.decode(x[:3], np.arange(3, dtype=np.int32), np.zeros(3, np.int32), np.arange(3) == 2)
-    assert backbone.parts() == {"attention": 0.0, "feed_forward": 0.0, "head": 0.0}
+    assert backbone.parts() == {"attention": 0.0, "feed_forward": 0.0, "head": 0.0, "barriers": 0.0}
     feed(backbone, x[3:4], 3)
     found = backbone.parts()
     assert all(seconds > 0 for seconds in found.values()), found

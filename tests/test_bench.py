@@ -73,8 +73,8 @@ def test_the_stages_add_up_to_the_whole(quick: Document) -> None:
 @pytest.mark.parametrize(
     ("stage", "names"),
     [
-        ("backbone", {"attention", "feed_forward", "head"}),
-        ("decoder", {"projection", "attention", "feed_forward", "heads", "sampling"}),
+        ("backbone", {"attention", "feed_forward", "head", "barriers"}),
+        ("decoder", {"projection", "attention", "feed_forward", "heads", "sampling", "barriers"}),
         ("codec", {"quantiser", "transformer", "convolutions"}),
     ],
 )
@@ -83,12 +83,13 @@ def test_a_stages_parts_are_its_time(quick: Document, stage: str, names: set[str
     for run in range(2):
         parts = {n: f.samples[run] for n, f in group.items() if n.startswith(f"stage/{stage}.")}
         assert {n.rpartition(".")[2] for n in parts} == names
+        assert parts.pop(f"stage/{stage}.barriers", 0.0) == 0.0, "one thread waits for nobody"
         assert all(v > 0 for v in parts.values()), parts
         assert sum(parts.values()) <= group[f"stage/{stage}"].samples[run]
 
 
 def test_a_decoder_measures_its_parts_only_when_asked(bundles: Bundles) -> None:
-    with Model(bundles("voice", "q8_0"), threads=1) as model:
+    with Model(bundles("voice", "q8_0"), threads=2) as model:
         model.speak("Hi", max_seconds=0.2, seed=1)
         assert set(speech.parts(model).values()) == {0.0}
         speech.measure_parts(model)

@@ -109,7 +109,7 @@ def parts(model: Model) -> dict[str, float]:
 
 
 def measure_parts(model: Model) -> None:
-    """From now on the stages measure their parts, those that can: some ten microseconds a frame."""
+    """From now on the stages measure their parts, those that can: some tens of microseconds a frame."""
     for _, engine in _engines(model):
         measure = getattr(engine, "measure", None)
         if measure is not None:

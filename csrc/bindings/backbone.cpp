@@ -61,6 +61,7 @@ py::dict parts(const Backbone &self) {
   out["attention"] = found.tower.attention;
   out["feed_forward"] = found.tower.feed_forward;
   out["head"] = found.head;
+  out["barriers"] = found.barriers;
   return out;
 }
 

@@ -234,6 +234,7 @@ void bind_decoder(py::module_ &m) {
              out["feed_forward"] = parts.tower.feed_forward;
              out["heads"] = parts.heads;
              out["sampling"] = parts.sampling;
+             out["barriers"] = parts.barriers;
              return out;
            }, "What measure(on=True) found so far: part to seconds.");
 }
