@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # The longest piece in tokens. With CSM-1B's tokenizer English reaches LONGEST_PIECE characters first; other scripts
 # take more tokens, and more time to say, for a character. The embedded voice, a token of which is a byte, was taught
-# single sentences: Whisper misheard 23 % of its first weights' words in pieces of up to 80 characters, 80 % in such of
-# 250.
+# single sentences: of its first weights' words Whisper misheard 23 % in pieces of up to 80 characters, 80 % in pieces
+# of 250.
 LONGEST_TOKENS = 80
 _SHORTEST_LIMIT = 30  # characters: no piece has to be shorter than this
 _SAMPLE = 4096  # characters from which their number in a token is taken
