@@ -76,8 +76,8 @@ int Sampler::sample(const float *logits, int vocab, int codebook) {
   const std::uint64_t key = mix(mix(config_.seed + kGolden) + kGolden * ++draws_);
   group_maxima(logits, vocab, maxima_);
   const float largest = *std::max_element(maxima_.begin(), maxima_.end());
+  if (largest == -std::numeric_limits<float>::infinity()) return 0;
   const int greedy = static_cast<int>(std::find(logits, logits + vocab, largest) - logits);
-  if (greedy == vocab) return 0;  // no numbers
   if (choice.temperature == 0.0f || std::isinf(largest)) return greedy;
 
   // Scores are taken relative to the largest logit, so that a tiny temperature cannot overflow them.

@@ -122,6 +122,7 @@ def test_not_a_number_is_never_drawn(temperature: float, top_k: int) -> None:
     assert set(draw(logits, 100, temperature=temperature, top_k=top_k)) <= {1, 3}
     assert set(draw(np.array([nan, nan], np.float32), 10, temperature=temperature, top_k=top_k)) == {0}
     assert set(draw(np.array([-inf, -inf], np.float32), 10, temperature=temperature, top_k=top_k)) == {0}
+    assert set(draw(np.array([nan, -inf], np.float32), 10, temperature=temperature, top_k=top_k)) == {0}
     assert set(draw(np.array([nan, inf, 5, inf], np.float32), 10, temperature=temperature, top_k=top_k)) == {1}
 
 
