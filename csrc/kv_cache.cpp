@@ -51,18 +51,8 @@ float *KvCache::values_of(int layer, int head) const {
   return keys_of(layer, head) + static_cast<std::ptrdiff_t>(groups_) * kGroup * head_dim_;
 }
 
-// put(head, first, last): the rows of one head, [head * head_dim + first, head * head_dim + last).
-template <class Put>
-void KvCache::each_head(Range rows, const Put &put) const {
-  for (int row = rows.begin; row < rows.end;) {
-    const int head = row / head_dim_, first = row % head_dim_, last = std::min(head_dim_, first + rows.end - row);
-    put(head, first, last);
-    row += last - first;
-  }
-}
-
 void KvCache::store_keys(int layer, int position, Range rows, const float *keys) {
-  each_head(rows, [&](int head, int first, int last) {
+  each_head(rows, head_dim_, [&](int head, int first, int last) {
     float *out = keys_of(layer, head) + std::ptrdiff_t{position / kGroup} * head_dim_ * kGroup + position % kGroup;
     const float *in = keys + std::ptrdiff_t{head} * head_dim_;
     for (int d = first; d < last; ++d) out[std::ptrdiff_t{d} * kGroup] = in[d];
@@ -71,7 +61,7 @@ void KvCache::store_keys(int layer, int position, Range rows, const float *keys)
 
 void KvCache::store_values(int layer, int position, Range rows, const float *values) {
   const std::ptrdiff_t panel = std::ptrdiff_t{groups_} * kGroup * kGroup;
-  each_head(rows, [&](int head, int first, int last) {
+  each_head(rows, head_dim_, [&](int head, int first, int last) {
     float *out = values_of(layer, head) + std::ptrdiff_t{position} * kGroup;
     const float *in = values + std::ptrdiff_t{head} * head_dim_;
     for (int d = first; d < last; ++d) out[d / kGroup * panel + d % kGroup] = in[d];

@@ -1,6 +1,7 @@
 // The keys and values of one sequence, laid out as the packed matrices that attention multiplies by.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -9,6 +10,16 @@
 #include "thread_pool.h"
 
 namespace csm {
+
+// Calls work(head, first, last) for each head that some rows belong to: of its head_dim rows, [first, last).
+template <class Work>
+void each_head(Range rows, int head_dim, const Work &work) {
+  for (int row = rows.begin; row < rows.end;) {
+    const int head = row / head_dim, first = row % head_dim, last = std::min(head_dim, first + rows.end - row);
+    work(head, first, last);
+    row += last - first;
+  }
+}
 
 class KvCache {
  public:
@@ -38,8 +49,6 @@ class KvCache {
   struct Free {
     void operator()(void *memory) const;
   };
-  template <class Put>
-  void each_head(Range rows, const Put &put) const;
   float *keys_of(int layer, int head) const;
   float *values_of(int layer, int head) const;
   // Calls run(memory, floats) for each stretch of memory in which the first `count` positions lie.

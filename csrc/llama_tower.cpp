@@ -149,15 +149,14 @@ void LlamaTower::rotate(float *vector, Range rows, int position) const {
   const int pairs = config_.head_dim / 2;
   const float *cosines = cosines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
   const float *sines = sines_.data() + static_cast<std::ptrdiff_t>(position) * pairs;
-  for (int r = rows.begin; r < rows.end;) {
-    const int first = r / config_.head_dim * config_.head_dim, stop = std::min(rows.end, first + config_.head_dim);
-    for (; r < stop; r += 2) {
-      const int pair = (r - first) / 2;
-      const float a = vector[r], b = vector[r + 1];
-      vector[r] = a * cosines[pair] - b * sines[pair];
-      vector[r + 1] = a * sines[pair] + b * cosines[pair];
+  each_head(rows, config_.head_dim, [&](int head, int first, int last) {
+    float *own = vector + std::ptrdiff_t{head} * config_.head_dim;
+    for (int r = first; r < last; r += 2) {
+      const float a = own[r], b = own[r + 1], cosine = cosines[r / 2], sine = sines[r / 2];
+      own[r] = a * cosine - b * sine;
+      own[r + 1] = a * sine + b * cosine;
     }
-  }
+  });
 }
 
 // ---- feed-forward, and between the products ----
