@@ -50,7 +50,8 @@ def measure(plan: Plan, told: Told) -> Document:
 
     document = empty(plan.command)
     # Without a cache: every run takes its context in.
-    settings = plan.settings | {"ignore_end": plan.frames is not None, "context_cache": 0}
+    plan = replace(plan, settings=plan.settings | {"context_cache": 0})
+    settings = plan.settings | {"ignore_end": plan.frames is not None}
     before = machine.resident().get("private")
     with Model(plan.path, **{**settings, "slots": plan.speaking.streams}) as model:
         speaking = plan.speaking
@@ -162,7 +163,7 @@ def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
 def _beside(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:
     setting = peers.Setting(
         model,
-        plan.settings | {"slots": speaking.streams, "context_cache": 0},
+        plan.settings | {"slots": speaking.streams},
         plan.path,
         speaking,
         threads=model.threads,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..context_cache import DEFAULT_LIMIT
 from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _SERVER_OPTIONS = [
     click.option(
         "--voice-cache",
         type=click.IntRange(0),
-        default=256,
+        default=DEFAULT_LIMIT // 2**20,
         help="MiB in which what voices' recordings lead to is kept, so that a request does not take them in again"
         " (CSM-1B: 64 KiB for each frame of 80 ms and each token of the transcript).",
     ),
