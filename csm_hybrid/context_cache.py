@@ -24,6 +24,7 @@ class ContextCache:
     def __init__(self, backbone: Backbone, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.size = 0  # bytes
+        self._too_long: float = float("inf")  # positions of the shortest context that was too large
         self._backbone = backbone
         self._kept: OrderedDict[bytes, Saved] = OrderedDict()  # by the context's frames; used last comes last
 
@@ -47,14 +48,17 @@ class ContextCache:
     def keep(self, sequence: int, context: Frames) -> None:
         """Copies a context that a sequence begins with, in the place of those that have not been used for longest."""
         key = context.tobytes()
-        if self.limit == 0 or key in self._kept:
+        if self.limit == 0 or key in self._kept or len(context) >= self._too_long:
             return
         try:
             saved = self._backbone.save(sequence, len(context))
         except MemoryError:
             return
-        size = 0 if saved is None else _size(key, saved)
-        if saved is None or size > self.limit:
+        if saved is None:
+            return
+        size = _size(key, saved)
+        if size > self.limit:
+            self._too_long = len(context)
             return
         while self.size + size > self.limit:
             self.size -= _size(*self._kept.popitem(last=False))

@@ -84,11 +84,11 @@ class Engine:
         self.config = config
         self.slots = slots
         self.times = StageTimes()
+        self.contexts = contexts
         self._backbone = backbone
         self._embedder = embedder
         self._decoder = decoder
         self._codec = codec
-        self._contexts = contexts
         self._free = list(range(slots - 1, -1, -1))
         self._running: list[Stream] = []
         self._waiting: list[Stream] = []
@@ -209,8 +209,8 @@ class Engine:
             return
         if held is not None:
             self._backbone.forget(slot)
-        if request.context and self._contexts is not None:
-            stream._position = self._contexts.recall(slot, stream.context)
+        if request.context and self.contexts is not None:
+            stream._position = self.contexts.recall(slot, stream.context)
 
     def _gather(self) -> list[_Part]:
         """The next input of every stream: a spoken frame each, and prompt positions up to the budget."""
@@ -276,8 +276,8 @@ class Engine:
     def _keep_context(self, stream: Stream, count: int) -> None:
         """Keeps a context that the last ``count`` positions have completed."""
         completed = stream._position - count < stream.request.context <= stream._position
-        if completed and stream.slot is not None and self._contexts is not None:
-            self._contexts.keep(stream.slot, stream.context)
+        if completed and stream.slot is not None and self.contexts is not None:
+            self.contexts.keep(stream.slot, stream.context)
 
     def _speak(self, streams: list[Stream], hidden: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
         """One frame of each stream: its codes, then its sound."""

@@ -86,7 +86,7 @@ def test_those_used_last_stay() -> None:
 def test_what_does_not_fit_or_cannot_be_copied_is_not_kept() -> None:
     backbone = Copier(size=1000)
     cache = ContextCache(backbone, limit=1015)  # type: ignore[arg-type]
-    cache.keep(0, context(1))
+    cache.keep(0, context(1, rows=2))
     backbone.size = None
     cache.keep(0, context(2))
     backbone.fails = True
@@ -98,6 +98,18 @@ def test_what_does_not_fit_or_cannot_be_copied_is_not_kept() -> None:
     cache.keep(0, context(4))
     backbone.fails = True
     assert cache.recall(0, context(4)) == 0, "taken in again, where it cannot be put back"
+
+
+def test_a_context_known_to_be_too_large_is_not_copied_again() -> None:
+    backbone = Copier(size=1000)
+    cache = ContextCache(backbone, limit=1015)  # type: ignore[arg-type]
+    cache.keep(0, context(1, rows=5))
+    for number, rows in ((1, 5), (2, 5), (3, 9)):
+        cache.keep(0, context(number, rows))
+    assert (len(cache), backbone.saves) == (0, 1)
+    backbone.size = 100
+    cache.keep(0, context(4, rows=4))
+    assert (len(cache), backbone.saves) == (1, 2), "a shorter one may fit"
 
 
 def voice(model: Model, number: int, frames: int = 20) -> Segment:
@@ -183,9 +195,9 @@ def test_memory_stays_within_the_limit_over_many_voices() -> None:
     before = copies()
     with csm_hybrid.load() as model:
         model.speak(TEXT, seed=1, context=[voice(model, 0)], max_seconds=0.08)
-        one = model._engine._contexts.size  # type: ignore[union-attr]
+        one = model.engine.contexts.size  # type: ignore[union-attr]
     with csm_hybrid.load(context_cache=3 * one) as model:
-        cache = model._engine._contexts
+        cache = model.engine.contexts
         assert cache is not None
         for number in range(40):
             model.speak(TEXT, seed=1, context=[voice(model, number % 8)], max_seconds=0.08)

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from serving import Served, body, serving
 from standin import asynchronous
+from test_context_cache import fed
 from test_reference import GOOD, SAID, sound, write
 from test_serve import running
 
 import csm_hybrid
 from csm_hybrid.model.resolve import embedded_voice
 from csm_hybrid.prompt import Segment
-from csm_hybrid.server.voices import OPENAI_VOICES
+from csm_hybrid.server.voices import OPENAI_VOICES, load_voices
 from csm_hybrid.speech import Model
 
 TEXT = "Please put the keys on the table."
@@ -86,6 +87,34 @@ async def test_a_voice_speaks_as_the_library_does_with_its_recording(tmp_path: P
         np.testing.assert_array_equal(with_voice.prompt, np.concatenate([context, model.prompt(TEXT)]))
         np.testing.assert_array_equal(without.prompt, model.prompt(TEXT))
         assert (with_voice.context, without.context) == (len(context), 0)
+
+
+@asynchronous
+async def test_even_the_first_request_finds_its_voice_taken_in(tmp_path: Path) -> None:
+    async with serving(Voice(), voices=folder(tmp_path)) as served:  # type: ignore[arg-type]
+        counts = fed(served.voice)  # type: ignore[arg-type]
+        assert (await served.speak(TEXT, voice="anna", max_audio_len_ms=80))[0] == 200
+        assert sum(counts) == len(served.voice.prompt(TEXT))  # type: ignore[attr-defined]
+
+
+def test_a_voice_cache_that_is_too_small_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    voices = folder(tmp_path)
+
+    def loaded(limit: int) -> tuple[int, list[str]]:
+        """Bytes of copies, and the warnings."""
+        caplog.clear()
+        with csm_hybrid.load(context_cache=limit) as model:
+            assert load_voices(model, voices).names[:2] == ("alloy", "anna")
+            assert (model.engine.times.steps > 0) == (limit > 0)
+            assert model.engine.contexts is not None
+            return model.engine.contexts.size, [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+    assert loaded(0) == (0, [])
+    both, warnings = loaded(2**20)
+    assert warnings == []
+    one, (warning,) = loaded(both - 1)
+    assert 0 < one < both
+    assert "holds 1 of 2 voices" in warning
 
 
 @asynchronous

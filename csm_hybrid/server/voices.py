@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..passage import Passage
 from ..reference import find_voices
 from .errors import invalid
 
@@ -76,7 +77,10 @@ class Voices:
 
 
 def load_voices(model: Voice, folder: Path) -> Voices:
-    """The voices of a folder (see ``csm_hybrid.reference``), encoded now. Raises InputError for the first bad one."""
+    """The voices of a folder (see ``csm_hybrid.reference``), encoded and taken in by the backbone now.
+
+    Raises InputError for the first bad one. Call it before anybody else steps the engine.
+    """
     references = {}
     for name, path in find_voices(folder).items():
         if not _NAME.fullmatch(name) or re.fullmatch(NUMBER, name):
@@ -87,10 +91,33 @@ def load_voices(model: Voice, folder: Path) -> Voices:
         begin = time.perf_counter()
         segment = model.segment(path, speaker=_REFERENCE_SPEAKER)
         references[name] = segment
+        _take_in(model, segment)
         fields = {
             "voice": name,
             "seconds": round(len(segment.codes) / model.config.frame_rate, 2),
             "took_s": round(time.perf_counter() - begin, 2),
         }
         log.info("voice", extra={"fields": fields})
+    contexts = model.engine.contexts
+    if contexts is not None and contexts.limit > 0 and len(contexts) < len(references):
+        log.warning(
+            "--voice-cache %d holds %d of %d voices: the first words of the others come later",
+            contexts.limit // 2**20,
+            len(contexts),
+            len(references),
+        )
     return Voices(references)
+
+
+def _take_in(model: Voice, segment: Segment) -> None:
+    """Speaks a frame with a voice, so that even its first request finds what it leads to in the engine's memory."""
+    engine = model.engine
+    if engine.contexts is None or engine.contexts.limit == 0:
+        return
+    frame = 1 / model.config.frame_rate
+    passage = Passage(model, speaker=segment.speaker, context=[segment], max_seconds=frame)
+    stream = engine.submit(passage.request("Hello.", alone=True))
+    while not stream.finished:
+        engine.step()
+    if stream.error is not None:
+        raise stream.error
