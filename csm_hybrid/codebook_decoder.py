@@ -50,7 +50,7 @@ class NativeDecoder:
 
         tensors: the tower's by llama.cpp's names, and ``projection``, ``heads``, ``audio_embd``. They may be
         dropped afterwards; the audio table's data is kept.
-        Raises ModelInvalid that lists everything missing or misshapen.
+        Raises ModelInvalid that lists everything missing or misshapen, EngineError where memory does not suffice.
         """
         named = {"rope_freqs.weight": rope_divisors(config.decoder)} | dict(tensors)
         sizes = _native.DecoderConfig(
@@ -65,6 +65,8 @@ class NativeDecoder:
             )
         except ValueError as error:
             raise ModelInvalid(f"{config.name}: {error}") from error
+        except MemoryError as error:
+            raise EngineError("not enough memory for the codebook decoder; use a smaller type of weights") from error
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, pool: _native.ThreadPool) -> NativeDecoder:

@@ -89,7 +89,6 @@ class Engine:
         self._embedder = embedder
         self._decoder = decoder
         self._codec = codec
-        self._free = list(range(slots - 1, -1, -1))
         self._running: list[Stream] = []
         self._waiting: list[Stream] = []
         self._clock = clock
@@ -135,12 +134,12 @@ class Engine:
         """Advances every running stream by one frame, or by a piece of its prompt.
 
         Returns False when there was nothing to advance. A stream that fails gets ``error`` and leaves; the others
-        go on.
+        go on. A KeyboardInterrupt cancels the streams that it caught half-way.
         """
         self._admit()
         parts = self._gather()
         if not parts:
-            return bool(self._free and self._waiting)  # those that were admitted have failed: go on with the next
+            return bool(self._free() and self._waiting)  # those that were admitted have failed: go on with the next
         begin = time.perf_counter()
         try:
             speaking, hidden, logits = self._run_backbone(parts)
@@ -151,15 +150,24 @@ class Engine:
             for part in parts:
                 if not part.stream.finished:
                     self._fail(part.stream, error)
+        except BaseException:  # an interruption: how far each has come, nobody knows
+            for part in parts:
+                self.cancel(part.stream)
+            raise
         self.times.total += time.perf_counter() - begin
         self.times.steps += 1
         return True
 
     def _admit(self) -> None:
-        while self._free and self._waiting:
+        while self._waiting and (free := self._free()):
             stream = min(self._waiting, key=self._urgency)
             self._waiting.remove(stream)
-            self._start(stream, self._free.pop())
+            self._start(stream, free[0])
+
+    def _free(self) -> list[int]:
+        """The free slots; counted anew, so that an interruption at any place loses none."""
+        held = {stream.slot for stream in self._running}
+        return [slot for slot in range(self.slots) if slot not in held]
 
     def _urgency(self, stream: Stream) -> tuple[int, float]:
         """The order in which streams get slots, lowest first; see the top of the module."""
@@ -207,8 +215,7 @@ class Engine:
         if reuse and previous is not None:
             stream._position = previous._position
             return
-        if held is not None:
-            self._backbone.forget(slot)
+        self._backbone.forget(slot)
         if request.context and self.contexts is not None:
             stream._position = self.contexts.recall(slot, stream.context)
 
@@ -355,9 +362,10 @@ class Engine:
         stream._next = None
         stream._codec_state = None
         follower, stream.follower = stream.follower, None
-        slot, stream.slot = stream.slot, None
+        slot = stream.slot
         if slot is not None:
             self._running.remove(stream)
+            stream.slot = None
         elif stream in self._waiting:
             self._waiting.remove(stream)
         if follower is not None and not follower.finished and reason in ("cancelled", "error"):
@@ -373,7 +381,6 @@ class Engine:
             self._waiting.append(follower)
         if slot is not None:
             self._backbone.forget(slot)
-            self._free.append(slot)
 
     def _outranked(self, stream: Stream) -> bool:
         urgency = self._urgency(stream)

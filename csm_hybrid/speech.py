@@ -11,6 +11,7 @@ with csm_hybrid.load() as model:            # the embedded voice; or load("csm-1
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from .codebook_decoder import open_decoder
 from .codec import CodecKind, open_codec
 from .context_cache import DEFAULT_LIMIT, ContextCache
 from .engine import Engine
-from .errors import InputError
+from .errors import DeviceError, EngineError, InputError
 from .model.bundle import Bundle
 from .model.config import ModelConfig, Sampling
 from .model.resolve import embedded_voice
@@ -41,6 +42,7 @@ from .threads import default_threads
 # csm.rs's defaults, for a model file that brings none of its own.
 DEFAULT_TEMPERATURE = 0.7
 DEFAULT_TOP_K = 100
+_MOST = 4096  # threads, and slots
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Model:
     the sound from the first so many alone: coarser, hardly faster. What a context leads to is kept for the next
     request that has it, in up to ``context_cache`` bytes (0: never); the sound does not depend on it.
     With ``ignore_end``, speech goes on to its longest length whatever the model says: for measurements.
-    Raises ModelNotFound, ModelInvalid, DeviceError.
+    Not to be used in a process that was forked after it was loaded: that raises EngineError.
+    Raises ModelNotFound, ModelInvalid, DeviceError, EngineError where memory or threads do not suffice.
     """
 
     def __init__(
@@ -85,18 +88,19 @@ class Model:
         context_cache: int = DEFAULT_LIMIT,
         ignore_end: bool = False,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, not {threads}")
-        if slots < 1:
-            raise InputError(f"slots must be at least 1, not {slots}")
+        if threads is not None and not 1 <= threads <= _MOST:
+            raise InputError(f"threads must lie in 1..{_MOST}, not {threads}")
+        if not 1 <= slots <= _MOST:
+            raise InputError(f"slots must lie in 1..{_MOST}, not {slots}")
         if context_cache < 0:
             raise InputError(f"context_cache must be at least 0 bytes, not {context_cache}")
         self.threads = threads or default_threads()
         self._lock = threading.RLock()
+        self._abandoned: deque[Stream] = deque()  # that nobody listens to any more
         with ExitStack() as stack:
             bundle = stack.enter_context(Bundle.open(path))
             self.config: ModelConfig = bundle.config
-            self._pool = _native.ThreadPool(threads=self.threads)
+            self._pool = _thread_pool(self.threads)
             layers = -1 if gpu else 0
             self.backbone = open_backbone(bundle, self._pool, engine=backbone, sequences=slots, gpu_layers=layers)
             stack.callback(self.backbone.close)
@@ -165,8 +169,8 @@ class Model:
         """
         if buffer_frames < 1:
             raise InputError(f"the buffer must be at least 1 frame, not {buffer_frames}")
-        if seed is not None and not 0 <= seed < 2**63:
-            raise InputError(f"the seed must lie in 0..2**63-1, not {seed}")
+        if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**63):
+            raise InputError(f"the seed must be a whole number in 0..2**63-1, not {seed}")
         passage = Passage(
             self,
             speaker=speaker,
@@ -216,6 +220,7 @@ class Model:
         if temperature is not None:
             own = replace(own, temperature=temperature, depth_temperature=temperature)
         if top_k is not None:
+            top_k = min(top_k, self.config.audio_vocab)
             own = replace(own, top_k=top_k, depth_top_k=top_k)
         return own
 
@@ -257,16 +262,38 @@ class Model:
     def _step_for(self, stream: Stream) -> None:
         """Steps the engine, unless ``stream`` has finished."""
         with self._lock:
+            self._forget_abandoned()
             if not stream.finished:
                 self._engine.step()
 
     def _submit(self, request: Request, after: Stream | None) -> Stream:
         with self._lock:
+            self._forget_abandoned()
             return self._engine.submit(request, after=after)
 
     def _cancel(self, stream: Stream) -> None:
         with self._lock:
             self._engine.cancel(stream)
+
+    def _abandon(self, stream: Stream) -> None:
+        """Cancels a stream before the engine is used again; takes no lock."""
+        self._abandoned.append(stream)
+
+    def _forget_abandoned(self) -> None:
+        while self._abandoned:
+            self._engine.cancel(self._abandoned.popleft())
+
+
+def _thread_pool(threads: int) -> _native.ThreadPool:
+    """Raises DeviceError for a forced instruction set that is not there, EngineError for too many threads."""
+    try:
+        _native.isa()
+    except RuntimeError as error:
+        raise DeviceError(f"{error}; choose one of these, or leave CSM_HYBRID_ISA unset") from error
+    try:
+        return _native.ThreadPool(threads=threads)
+    except RuntimeError as error:
+        raise EngineError(str(error)) from error
 
 
 def load(path: str | Path | None = None, **settings: object) -> Model:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SpeechStream(Iterator[NDArray[np.float32]]):
     """Chunks of an utterance as they are made; read ``finish_reason`` when they have ended.
 
-    Every chunk is a float32 array (n,) in -1..1. Close it, or leave its ``with`` block, to stop early.
+    Every chunk is a float32 array (n,) in -1..1. Close it, leave its ``with`` block or drop it to stop early.
     """
 
     def __init__(self, model: Model, passage: Passage, pieces: Pieces, buffer_frames: int) -> None:
@@ -122,8 +122,20 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
         if self.finish_reason is None:
             self._end = "cancelled"
         self._pieces.close()
-        if self._stream is not None:
-            self._model._cancel(self._stream)
+        for stream in self._submitted:
+            self._model._cancel(stream)
+
+    def __del__(self) -> None:
+        # Nobody will hear the rest. At any point of any thread, so that the engine hears of it later.
+        if hasattr(self, "_following"):
+            self._pieces.close()
+            for stream in self._submitted:
+                self._model._abandon(stream)
+
+    @property
+    def _submitted(self) -> list[Stream]:
+        """What the engine may still be working on."""
+        return [s for s in (self._stream, self._following) if s is not None]
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -37,13 +37,28 @@ void Backbone::decode(int n, const float *embeddings, const std::int32_t *positi
   const std::lock_guard<std::mutex> lock(mutex_);
   check(n, position, sequence);
   timed_ = measuring_ && std::all_of(wanted, wanted + n, [](bool asked) { return asked; });
-  for (int begin = 0; begin < n; begin += kPass) {
-    const int end = std::min(begin + kPass, n);
-    set_spans(begin, end, sequence, wanted);
-    run(end - begin, embeddings + static_cast<std::ptrdiff_t>(begin) * config().width, hidden, logits);
-    hidden += static_cast<std::ptrdiff_t>(read_.size()) * config().width;
-    logits += static_cast<std::ptrdiff_t>(read_.size()) * vocab();
+  std::vector<int> before = lengths_;
+  try {
+    reserve(std::min(n, kPass), static_cast<int>(std::min<std::ptrdiff_t>(kPass, std::count(wanted, wanted + n, true))));
+    for (int begin = 0; begin < n; begin += kPass) {
+      const int end = std::min(begin + kPass, n);
+      set_spans(begin, end, sequence, wanted);
+      run(end - begin, embeddings + static_cast<std::ptrdiff_t>(begin) * config().width, hidden, logits);
+      hidden += static_cast<std::ptrdiff_t>(read_.size()) * config().width;
+      logits += static_cast<std::ptrdiff_t>(read_.size()) * vocab();
+    }
+  } catch (...) {
+    lengths_.swap(before);
+    throw;
   }
+}
+
+void Backbone::reserve(int n, int m) {
+  tower_->reserve(n);
+  if (m <= wanted_) return;
+  last_.resize(config().width, m);
+  logits_.resize(vocab(), m);
+  wanted_ = m;  // last: where memory runs out, there is no room for more than before
 }
 
 void Backbone::check_sequence(int sequence) const {
@@ -82,11 +97,6 @@ void Backbone::set_spans(int begin, int end, const std::int32_t *sequence, const
 
 void Backbone::run(int n, const float *embeddings, float *hidden, float *logits) {
   const int m = static_cast<int>(read_.size());
-  tower_->reserve(n);
-  if (last_.f32.size() < static_cast<std::size_t>(m) * static_cast<std::size_t>(config().width)) {
-    last_.resize(config().width, m);
-    logits_.resize(vocab(), m);
-  }
   timer_.start(timed_);
   pool_->run([&](int member) {
     const Range mine = products_.vectors_of(member, n);

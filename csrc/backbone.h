@@ -33,7 +33,7 @@ class Backbone {
   // Out, for the wanted ones in order: hidden (m, width), logits (m, vocab).
   // A result does not depend on what else is in the pass, nor on how a sequence is cut into passes, nor on threads.
   // Throws std::invalid_argument for a sequence that is not there or another position, std::length_error for a
-  // sequence that is full; nothing has changed then.
+  // sequence that is full, std::bad_alloc; nothing has changed then.
   void decode(int n, const float *embeddings, const std::int32_t *position, const std::int32_t *sequence,
               const bool *wanted, float *hidden, float *logits);
 
@@ -61,6 +61,8 @@ class Backbone {
   void check_sequence(int sequence) const;
   // Rows [begin, end) as spans, each a run of one sequence.
   void set_spans(int begin, int end, const std::int32_t *sequence, const bool *wanted);
+  // Makes room for passes of n vectors, m of them wanted.
+  void reserve(int n, int m);
   void run(int n, const float *embeddings, float *hidden, float *logits);
   void finish(int member, int m, float *hidden, float *logits);
 
@@ -76,6 +78,7 @@ class Backbone {
   std::vector<int> read_;            // the wanted vectors of a pass
   Activations last_;                 // (m, width)
   Activations logits_;               // (m, vocab)
+  int wanted_ = 0;                   // the most m that there is room for
 
   bool measuring_ = false;
   bool timed_ = false;               // whether this decode is measured

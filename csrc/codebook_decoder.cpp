@@ -15,13 +15,16 @@ void CodebookDecoder::reserve(int streams, int steps) {
   const TowerConfig &tower = config_.tower;
   while (static_cast<int>(caches_.size()) < streams)
     caches_.emplace_back(tower.layers, tower.kv_heads, tower.head_dim, config_.codebooks);
-  if (last_.f32.size() < static_cast<std::size_t>(streams) * static_cast<std::size_t>(tower.width)) {
+  if (streams > streams_) {
     last_.resize(tower.width, streams);
     logits_.resize(config_.vocab, streams);
+    streams_ = streams;  // last: where memory runs out, there is no room for more than before
   }
-  vectors_ = std::max(vectors_, streams * steps);
-  tower_->reserve(vectors_);
-  input_.resize(config_.input_width, vectors_);
+  if (streams * steps > vectors_) {
+    tower_->reserve(streams * steps);
+    input_.resize(config_.input_width, streams * steps);
+    vectors_ = streams * steps;
+  }
 }
 
 void CodebookDecoder::set_spans(const Steps &steps) {
@@ -40,6 +43,7 @@ void CodebookDecoder::decode_frames(int streams, const float *hidden, const floa
   // The hidden state and code 0 go in together; every later code alone. The last code is never fed.
   const Steps first{streams, 2, 0};
   reserve(streams, first.count);
+  for (int b = 0; b < streams; ++b) samplers[b]->reserve(config_.vocab);
   set_spans(first);
   timer_.start(measuring_);
   pool_->run([&](int member) {

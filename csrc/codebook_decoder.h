@@ -98,7 +98,8 @@ class CodebookDecoder {
   Activations input_;                // (n, input_width): hidden states and embeddings
   Activations last_;                 // (streams, width)
   Activations logits_;               // (streams, V)
-  int vectors_ = 0;                  // that there is room for
+  int streams_ = 0;                  // that there is room for
+  int vectors_ = 0;                  // likewise
 
   bool measuring_ = false;
   LapTimer timer_;

@@ -1,6 +1,5 @@
 #include "isa.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -56,11 +55,10 @@ Isa choose() {
   const std::vector<Isa> have = available_isas();
   const char *forced = std::getenv("CSM_HYBRID_ISA");
   if (forced == nullptr || *forced == '\0') return have.back();
-  const Isa isa = isa_from_name(forced);
-  if (std::find(have.begin(), have.end(), isa) == have.end())
-    throw std::runtime_error("CSM_HYBRID_ISA=" + std::string(forced) +
-                             " is not available on this CPU; available: " + names(have));
-  return isa;
+  for (const Isa isa : have)
+    if (std::string(forced) == isa_name(isa)) return isa;
+  throw std::runtime_error("CSM_HYBRID_ISA is " + std::string(forced) + ", which is none of what this CPU has: " +
+                           names(have));
 }
 
 }  // namespace
@@ -97,7 +95,7 @@ std::vector<Isa> available_isas() {
   out.push_back(Isa::neon);
 #if defined(__linux__)
   if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) out.push_back(Isa::neon_dotprod);
-#else
+#elif defined(__APPLE__)
   out.push_back(Isa::neon_dotprod);  // every Apple silicon has it
 #endif
 #endif

@@ -19,8 +19,10 @@ void KvCache::check_memory(int caches, int layers, int kv_heads, int head_dim, i
   const double bytes = 2.0 * caches * layers * kv_heads * head_dim * positions * sizeof(float);
   if (bytes > static_cast<double>(PTRDIFF_MAX)) throw std::bad_alloc();
   // Reserved in one piece: the system refuses more than it has, which it would not notice of one cache after the other.
-  const std::unique_ptr<float, Free> all(static_cast<float *>(std::malloc(static_cast<std::size_t>(bytes))));
+  // volatile: else a compiler may leave out both malloc and free, and take the memory for granted.
+  void *volatile all = std::malloc(static_cast<std::size_t>(bytes));
   if (all == nullptr) throw std::bad_alloc();
+  std::free(all);
 }
 
 void KvCache::Free::operator()(void *memory) const { std::free(memory); }

@@ -19,7 +19,6 @@ int whole_panels(int rows) { return (rows + kGroup - 1) / kGroup * kGroup; }
 
 void LlamaTower::reserve(int n) {
   if (n <= vectors_) return;
-  vectors_ = n;
   const TowerConfig &c = config_;
   x_.resize(c.width, n);
   normed_.resize(c.width, n);
@@ -38,6 +37,7 @@ void LlamaTower::reserve(int n) {
     s.scores.resize(tile * static_cast<std::size_t>(whole_panels(c.positions)));
     s.sums.resize(tile * static_cast<std::size_t>(whole_panels(c.head_dim)));
   }
+  vectors_ = n;  // last: where memory runs out, there is no room for more than before
 }
 
 void LlamaTower::forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after,

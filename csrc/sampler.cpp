@@ -55,6 +55,13 @@ Sampler::Sampler(const SamplerConfig &config) : config_(config) {
                                   std::to_string(temperature));
 }
 
+void Sampler::reserve(int vocab) {
+  const auto most = static_cast<std::size_t>(vocab);
+  maxima_.reserve(most / kGroupEntries + kGroupEntries);
+  kept_.reserve(most);
+  largest_.reserve(most);
+}
+
 // Fills kept_ with the entries whose logit is at least the top_k-th largest. The top_k-th largest of the groups' maxima
 // is no more than that, and few entries reach it.
 void Sampler::keep_largest(const float *logits, int vocab, int top_k) {

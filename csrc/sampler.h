@@ -31,6 +31,9 @@ class Sampler {
   // Throws std::invalid_argument for a negative or non-finite temperature.
   explicit Sampler(const SamplerConfig &config);
 
+  // Makes room to draw among so many entries: sample() then takes no memory, as a job of a thread pool must not.
+  void reserve(int vocab);
+
   // logits: (vocab,) f32, vocab >= 1, of the code `codebook`. Counts as one draw whatever the temperature.
   int sample(const float *logits, int vocab, int codebook);
 

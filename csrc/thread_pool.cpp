@@ -5,8 +5,12 @@
 #include <condition_variable>
 #include <mutex>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include <unistd.h>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -41,7 +45,13 @@ inline void pause_cpu() {
 
 struct ThreadPool::Team {
   explicit Team(int threads) : size(threads), spins(threads <= usable_cpus() ? kSpins : 0) {}
+  ~Team() {
+    stop.store(true, std::memory_order_release);
+    begin();
+    for (std::thread &worker : workers) worker.join();
+  }
 
+  const pid_t process = getpid();  // which has the workers: a fork of it has none
   const int size;
   const int spins;
   BarrierWaits *waits = nullptr;  // of the job; null: not counted
@@ -57,7 +67,7 @@ struct ThreadPool::Team {
   alignas(64) std::atomic<int> arrived{0};
   std::atomic<unsigned> phase{0};  // counts barriers
 
-  void work(int member) {
+  void work(int member) noexcept {
     unsigned seen = 0;
     while (true) {
       for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) pause_cpu();
@@ -83,27 +93,35 @@ struct ThreadPool::Team {
 
 ThreadPool::ThreadPool(int threads) : team_(new Team(threads)) {
   if (threads < 1) throw std::invalid_argument("a thread pool needs at least one thread, not " + std::to_string(threads));
-  for (int member = 1; member < threads; ++member)
-    team_->workers.emplace_back([team = team_.get(), member] { team->work(member); });
+  team_->workers.reserve(static_cast<std::size_t>(threads - 1));
+  try {
+    for (int member = 1; member < threads; ++member)
+      team_->workers.emplace_back([team = team_.get(), member] { team->work(member); });
+  } catch (const std::system_error &error) {
+    throw std::runtime_error("the system refuses to start " + std::to_string(threads) + " threads: use fewer (" +
+                             error.what() + ")");
+  }
 }
 
 ThreadPool::~ThreadPool() {
-  team_->stop.store(true, std::memory_order_release);
-  team_->begin();
-  for (std::thread &worker : team_->workers) worker.join();
+  if (team_->process != getpid()) static_cast<void>(team_.release());  // there are no workers here to wait for
 }
 
 int ThreadPool::threads() const { return team_->size; }
 
 void ThreadPool::run(const std::function<void(int)> &job, BarrierWaits *waits) {
   Team &team = *team_;
+  if (team.process != getpid())
+    throw std::runtime_error("the model was loaded before this process was forked, and its threads stayed behind: load"
+                             " it in the new process, or start that by multiprocessing's \"spawn\"");
   const std::lock_guard<std::mutex> alone(team.callers);
-  if (team.size == 1) return job(0);
+  const auto own = [&]() noexcept { job(0); };
+  if (team.size == 1) return own();
   team.job = &job;
   team.waits = waits;
   team.running.store(team.size - 1, std::memory_order_release);
   team.begin();
-  job(0);
+  own();
   for (int i = 0; team.running.load(std::memory_order_acquire) > 0; ++i) {
     if (i < team.spins) pause_cpu();
     else std::this_thread::yield();

@@ -37,7 +37,8 @@ class BarrierWaits {
 
 class ThreadPool {
  public:
-  // A team of `threads` >= 1 members; the caller of run() is member 0.
+  // A team of `threads` >= 1 members; the caller of run() is member 0. Throws std::runtime_error where the system gives
+  // no more threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool &) = delete;
@@ -47,7 +48,8 @@ class ThreadPool {
 
   // Calls job(member) on every member, 0 <= member < threads(), and returns when all are done.
   // Callers on several threads take turns. The job must not throw, nor call run(). `waits`: where to count how long
-  // members wait at the job's barriers; null: nowhere.
+  // members wait at the job's barriers; null: nowhere. Throws std::runtime_error in a process forked from the one that
+  // made the pool, which has no threads of it.
   void run(const std::function<void(int member)> &job, BarrierWaits *waits = nullptr);
 
   // Inside a job: waits until every member has come here.

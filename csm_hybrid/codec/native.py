@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from csm_hybrid import _native
 from csm_hybrid.codec.schema import decoder_shapes, encoder_shapes, stands_half
 from csm_hybrid.codec.sound import whole_frames
-from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.errors import EngineError, ModelInvalid
 from csm_hybrid.model.config import MimiConfig
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class NativeCodec:
         codebooks: int | None = None,
     ) -> None:
         """``tensors``: canonical names (:mod:`csm_hybrid.codec.schema`), float32; the transformers' matrices may
-        be float16, which they stay: half the bytes to read for a frame. Raises ModelInvalid.
+        be float16, which they stay: half the bytes to read for a frame. Raises ModelInvalid, EngineError where memory
+        does not suffice.
         """
         self.config = config
         self._codebooks = config.codebooks if codebooks is None else codebooks
@@ -53,15 +54,24 @@ class NativeCodec:
             self._decoder = _native.MimiDecoder(config=config, tensors=wanted, pool=pool)
         except ValueError as error:
             raise ModelInvalid(str(error)) from error
+        except MemoryError as error:
+            raise EngineError("not enough memory for the codec") from error
+        self._lock = threading.Lock()  # of what follows
+        self._made: _native.MimiEncoder | None = None
 
-    @cached_property
+    @property
     def _encoder(self) -> _native.MimiEncoder:
         """Made when first asked for: most processes only decode, and its weights are as many again."""
-        wanted = {name: self._tensors[name] for name in encoder_shapes(self.config) if name in self._tensors}
-        try:
-            return _native.MimiEncoder(config=self.config, tensors=wanted, pool=self._pool)
-        except ValueError as error:
-            raise ModelInvalid(str(error)) from error
+        with self._lock:
+            if self._made is None:
+                wanted = {name: self._tensors[name] for name in encoder_shapes(self.config) if name in self._tensors}
+                try:
+                    self._made = _native.MimiEncoder(config=self.config, tensors=wanted, pool=self._pool)
+                except ValueError as error:
+                    raise ModelInvalid(str(error)) from error
+                except MemoryError as error:
+                    raise EngineError("not enough memory to encode recordings") from error
+            return self._made
 
     @property
     def sample_rate(self) -> int:

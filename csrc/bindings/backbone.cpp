@@ -5,6 +5,7 @@
 #include "../backbone.h"
 #include "arrays.h"
 #include "bindings.h"
+#include "released.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -15,7 +16,7 @@ namespace {
 std::unique_ptr<Backbone> make_backbone(const TowerConfig &config, int vocab, int sequences, const py::object &tensors,
                                         std::shared_ptr<ThreadPool> pool) {
   const TensorArguments arguments(tensors);
-  py::gil_scoped_release release;
+  Released released;
   return std::make_unique<Backbone>(config, vocab, sequences, arguments.map, std::move(pool), kernels());
 }
 
@@ -34,7 +35,7 @@ py::tuple decode(Backbone &self, const py::object &embeddings_argument, const py
   const std::int32_t *position = positions.data(), *sequence = sequences.data();
   float *h = hidden.mutable_data(), *l = logits.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released released;
     self.decode(static_cast<int>(n), in, position, sequence, wanted, h, l);
   }
   return py::make_tuple(hidden, logits);
@@ -43,7 +44,7 @@ py::tuple decode(Backbone &self, const py::object &embeddings_argument, const py
 Array<float> save(const Backbone &self, int sequence, int count) {
   Array<float> saved(static_cast<py::ssize_t>(self.saved_floats(count)));
   float *out = saved.mutable_data();
-  py::gil_scoped_release release;
+  Released released;
   self.save(sequence, count, out);
   return saved;
 }
@@ -51,12 +52,15 @@ Array<float> save(const Backbone &self, int sequence, int count) {
 void restore(Backbone &self, int sequence, int count, const py::object &saved_argument) {
   const auto saved = checked<float>(saved_argument, "saved", {static_cast<py::ssize_t>(self.saved_floats(count))});
   const float *in = saved.data();
-  py::gil_scoped_release release;
+  Released released;
   self.restore(sequence, count, in);
 }
 
 py::dict parts(const Backbone &self) {
-  const BackboneParts found = self.parts();
+  const BackboneParts found = [&] {
+    Released released;
+    return self.parts();
+  }();
   py::dict out;
   out["attention"] = found.tower.attention;
   out["feed_forward"] = found.tower.feed_forward;
@@ -82,7 +86,7 @@ void bind_backbone(py::module_ &m) {
                        "are repacked, and nothing of the data is kept.\n"
                        "Raises ValueError that lists everything missing or misshapen.")
       .def(py::init(&make_backbone), py::kw_only(), py::arg("config"), py::arg("vocab"), py::arg("sequences"),
-           py::arg("tensors"), py::arg("pool"))
+           py::arg("tensors"), py::arg("pool").none(false))
       .def("decode", &decode, py::kw_only(), py::arg("embeddings"), py::arg("positions"), py::arg("sequences"),
            py::arg("outputs"),
            "The next positions of any mix of sequences.\n\n"
@@ -92,7 +96,10 @@ void bind_backbone(py::module_ &m) {
            "depend on what else is in the pass, on how a sequence is cut into passes, or on the number of threads.\n"
            "Raises ValueError for a sequence that is not there, that is full or that is at another position; nothing has\n"
            "changed then.")
-      .def("forget", &Backbone::forget, py::arg("sequence"), "Empties a sequence.")
+      .def("forget", [](Backbone &self, int sequence) {
+             Released released;
+             self.forget(sequence);
+           }, py::arg("sequence"), "Empties a sequence.")
       .def("save", &save, py::kw_only(), py::arg("sequence"), py::arg("count"),
            "A copy of the keys and values of a sequence's first `count` positions: (M,) float32, for restore().\n"
            "Raises ValueError for a sequence that is not there or holds fewer.")
@@ -100,7 +107,7 @@ void bind_backbone(py::module_ &m) {
            "Gives an empty sequence the `count` positions that save() copied: what follows has the same bits.\n"
            "Raises ValueError for a sequence that is not there or not empty, or a copy of another size.")
       .def("measure", [](Backbone &self, bool on) {
-             py::gil_scoped_release release;
+             Released released;
              self.measure(on);
            }, py::kw_only(), py::arg("on"),
            "Measures the parts of decode from now on, anew, or stops; only where all results are wanted.")

@@ -11,6 +11,7 @@
 #include "../linear.h"
 #include "arrays.h"
 #include "bindings.h"
+#include "released.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -51,7 +52,7 @@ Array<float> sum_rows(const OwnedTable &owned, const py::object &ids_argument) {
   Array<float> out({batch, static_cast<py::ssize_t>(table.cols)});
   float *sum = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released released;
     std::fill_n(sum, out.size(), 0.0f);
     std::vector<float> row(static_cast<std::size_t>(table.cols));
     for (py::ssize_t b = 0; b < batch; ++b, sum += table.cols)
@@ -74,7 +75,7 @@ std::unique_ptr<OwnedDecoder> make_decoder(const DecoderConfig &config, const py
   const TensorArguments arguments(tensors);
   auto out = std::make_unique<OwnedDecoder>();
   {
-    py::gil_scoped_release release;
+    Released released;
     out->decoder = std::make_unique<CodebookDecoder>(config, arguments.map, std::move(pool), kernels());
   }
   out->audio_embd = arguments.data("audio_embd");
@@ -98,7 +99,7 @@ Array<std::int32_t> decode_frames(OwnedDecoder &self, const py::object &hidden_a
   const float *h = hidden.data(), *l = c0_logits.data();
   std::int32_t *out = codes.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released released;
     self.decoder->decode_frames(static_cast<int>(streams), h, l, samplers.data(), out);
   }
   return codes;
@@ -114,7 +115,7 @@ Array<float> teacher_forced(OwnedDecoder &self, const py::object &hidden_argumen
   const std::int32_t *given = codes.data();
   float *logits = out.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released released;
     self.decoder->logits(static_cast<int>(streams), h, given, logits);
   }
   return out;
@@ -124,7 +125,7 @@ std::unique_ptr<Linear> make_linear(const py::object &data, int type, int rows, 
   const auto bytes = checked<std::uint8_t>(data, "data", {-1});
   if (rows < 1 || cols < 1) throw py::value_error("rows and cols must be at least 1");
   const TensorSource source{tensor_type(type), {rows, cols}, bytes.data(), static_cast<std::size_t>(bytes.size())};
-  py::gil_scoped_release release;
+  Released released;
   return std::make_unique<Linear>(source, rows, cols, std::move(pool), kernels());
 }
 
@@ -134,7 +135,7 @@ Array<float> multiply(Linear &self, const py::object &x_argument) {
   const float *in = x.data();
   float *out = y.mutable_data();
   {
-    py::gil_scoped_release release;
+    Released released;
     self.multiply(static_cast<int>(x.shape(0)), in, out);
   }
   return y;
@@ -146,7 +147,7 @@ void bind_linear(py::module_ &m) {
                      "data: (bytes,) uint8 in the file's layout; it is not kept.\n"
                      "Raises ValueError for an unsupported type or a size that does not fit the shape.")
       .def(py::init(&make_linear), py::kw_only(), py::arg("data"), py::arg("type"), py::arg("rows"), py::arg("cols"),
-           py::arg("pool"))
+           py::arg("pool").none(false))
       .def("multiply", &multiply, py::arg("x"), "x: (n, cols) float32. Returns (n, rows) float32, each row the product.");
 }
 
@@ -213,7 +214,7 @@ void bind_decoder(py::module_ &m) {
                            "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8). The\n"
                            "weights are repacked, and only the data of `audio_embd` is kept.\n"
                            "Raises ValueError that lists everything missing or misshapen.")
-      .def(py::init(&make_decoder), py::kw_only(), py::arg("config"), py::arg("tensors"), py::arg("pool"))
+      .def(py::init(&make_decoder), py::kw_only(), py::arg("config"), py::arg("tensors"), py::arg("pool").none(false))
       .def("decode_frames", &decode_frames, py::kw_only(), py::arg("hidden"), py::arg("c0_logits"), py::arg("samplers"),
            "One frame for each of B streams.\n\n"
            "hidden: (B, input_width) float32; c0_logits: (B, V) float32; samplers: B, all different.\n"
@@ -223,11 +224,14 @@ void bind_decoder(py::module_ &m) {
            "hidden: (B, input_width) float32; codes: (B, K) int32 in 0 .. V - 1.\n"
            "Returns (B, K - 1, V) float32. Raises ValueError for a code outside.")
       .def("measure", [](OwnedDecoder &self, bool on) {
-             py::gil_scoped_release release;
+             Released released;
              self.decoder->measure(on);
            }, py::kw_only(), py::arg("on"), "Measures the parts of decode_frames from now on, anew, or stops.")
       .def("parts", [](const OwnedDecoder &self) {
-             const DecoderParts parts = self.decoder->parts();
+             const DecoderParts parts = [&] {
+               Released released;
+               return self.decoder->parts();
+             }();
              py::dict out;
              out["projection"] = parts.projection;
              out["attention"] = parts.tower.attention;

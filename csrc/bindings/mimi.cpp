@@ -1,9 +1,11 @@
 #include "bindings.h"
+#include "released.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <stdexcept>
 
@@ -74,21 +76,26 @@ mimi::Tensors tensors_of(const py::dict &from) {
   return mimi::Tensors(std::move(out));
 }
 
-std::shared_ptr<ThreadPool> pool_of(std::shared_ptr<ThreadPool> pool) {
-  return pool ? pool : std::make_shared<ThreadPool>(1);
-}
+// A decoder or an encoder of the codec, what it reads in place, and the threads that it runs on.
+template <class Core>
+struct Owned {
+  Owned(const py::object &config, const py::dict &tensors, std::shared_ptr<ThreadPool> threads)
+      : held(tensors.attr("copy")()), pool(threads ? std::move(threads) : std::make_shared<ThreadPool>(1)) {
+    const mimi::Config sizes = config_of(config);
+    const mimi::Tensors views = tensors_of(held);
+    Released released;
+    core = std::make_unique<Core>(sizes, views);
+  }
 
-struct PyDecoder {
-  PyDecoder(const py::object &config, py::dict tensors, std::shared_ptr<ThreadPool> pool)
-      : held(std::move(tensors)), pool(pool_of(std::move(pool))), core(config_of(config), tensors_of(held)) {}
-
-  py::dict held;  // the codebooks are read in place
+  py::dict held;  // the codebooks' rows are used in place; a copy, since the caller's may change
   std::shared_ptr<ThreadPool> pool;
-  mimi::Decoder core;
+  std::unique_ptr<Core> core;
 };
+using PyDecoder = Owned<mimi::Decoder>;
+using PyEncoder = Owned<mimi::Encoder>;
 
 Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, const Codes &codes, int codebooks) {
-  const mimi::Config &config = self.core.config();
+  const mimi::Config &config = self.core->config();
   if (codes.ndim() != 3 || codes.shape(0) != static_cast<ptrdiff_t>(states.size()))
     throw std::invalid_argument("codes must be (streams, frames, codebooks) with one stream per state, " +
                                 std::to_string(states.size()) + " states given");
@@ -99,7 +106,7 @@ Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, 
                                 std::to_string(stored) + ", the codec " + std::to_string(config.codebooks));
   for (size_t i = 0; i < states.size(); ++i) {
     if (states[i] == nullptr) throw std::invalid_argument("a state is None");
-    if (states[i]->owner != &self.core) throw std::invalid_argument("a state belongs to another decoder");
+    if (states[i]->owner != self.core.get()) throw std::invalid_argument("a state belongs to another decoder");
     for (size_t j = 0; j < i; ++j)
       if (states[i] == states[j]) throw std::invalid_argument("the same state is given twice");
   }
@@ -107,29 +114,29 @@ Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, 
   const int *in = codes.data();
   float *samples = out.mutable_data();
   {
-    const py::gil_scoped_release release;
-    self.core.decode(*self.pool, states, in, frames, stored, used, samples);
+    Released released;
+    self.core->decode(*self.pool, states, in, frames, stored, used, samples);
   }
   return out;
 }
 
-struct PyEncoder {
-  PyEncoder(const py::object &config, py::dict tensors, std::shared_ptr<ThreadPool> pool)
-      : held(std::move(tensors)), pool(pool_of(std::move(pool))), core(config_of(config), tensors_of(held)) {}
-
-  py::dict held;  // the codebooks' rows are read in place
-  std::shared_ptr<ThreadPool> pool;
-  mimi::Encoder core;
-};
-
 // Stage to (seconds, flops, bytes of weights).
 template <class Self>
 py::dict stages(const Self &self) {
+  const std::map<std::string, mimi::StageTime> found = [&] {
+    Released released;
+    return self.core->stages();
+  }();
   py::dict out;
-  if (const mimi::Profile *profile = self.core.profile())
-    for (const auto &[stage, time] : profile->stages())
-      out[py::str(stage)] = py::make_tuple(time.seconds, time.flops, time.weight_bytes);
+  for (const auto &[stage, time] : found)
+    out[py::str(stage)] = py::make_tuple(time.seconds, time.flops, time.weight_bytes);
   return out;
+}
+
+template <class Self>
+void measure(Self &self, bool on) {
+  Released released;
+  self.core->measure(on);
 }
 
 constexpr const char *kMeasureDoc = "Measures the stages of every call from now on, anew, or stops.";
@@ -137,8 +144,8 @@ constexpr const char *kStagesDoc =
     "What measure(on=True) found so far: stage to (seconds, flops of matrix products, bytes of weights they read).";
 
 Codes encode(PyEncoder &self, mimi::EncoderState &state, const Floats &samples) {
-  const mimi::Config &config = self.core.config();
-  if (state.owner != &self.core) throw std::invalid_argument("the state belongs to another encoder");
+  const mimi::Config &config = self.core->config();
+  if (state.owner != self.core.get()) throw std::invalid_argument("the state belongs to another encoder");
   if (samples.ndim() != 1 || samples.shape(0) % config.frame_samples != 0)
     throw std::invalid_argument("samples must be (N,) with N a multiple of " + std::to_string(config.frame_samples));
   const ptrdiff_t frames = samples.shape(0) / config.frame_samples;
@@ -146,8 +153,8 @@ Codes encode(PyEncoder &self, mimi::EncoderState &state, const Floats &samples) 
   const float *in = samples.data();
   int *codes = out.mutable_data();
   {
-    const py::gil_scoped_release release;
-    self.core.encode(*self.pool, state, in, static_cast<int>(frames), codes);
+    Released released;
+    self.core->encode(*self.pool, state, in, static_cast<int>(frames), codes);
   }
   return out;
 }
@@ -167,10 +174,10 @@ void bind_mimi(py::module_ &m) {
         "Raises ValueError when the configuration breaks a rule or, all together, for tensors that are missing\n"
         "or misshapen; TypeError for an array that is not C-contiguous or neither float32 nor float16.");
   decoder
-      .def(py::init<const py::object &, py::dict, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
+      .def(py::init<const py::object &, const py::dict &, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
            py::arg("tensors"), py::arg("pool") = nullptr)
       .def("new_state",
-           [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core.new_state()); },
+           [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core->new_state()); },
            "A stream that begins.", py::keep_alive<0, 1>())
       .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes").noconvert(),
            py::arg("codebooks") = 0,
@@ -179,8 +186,7 @@ void bind_mimi(py::module_ &m) {
            "codebook count as its nearest entry. codebooks: how many of the K to use, 0 for all.\n\n"
            "The samples are the same bit for bit however frames are cut into calls and streams grouped.\n"
            "Raises ValueError for shapes that do not fit, foreign or repeated states.")
-      .def("measure", [](PyDecoder &self, bool on) { self.core.measure(on); }, py::kw_only(), py::arg("on"),
-           kMeasureDoc)
+      .def("measure", &measure<PyDecoder>, py::kw_only(), py::arg("on"), kMeasureDoc)
       .def("stages", &stages<PyDecoder>, kStagesDoc);
 
   py::class_<mimi::EncoderState>(m, "MimiEncoderState",
@@ -189,17 +195,16 @@ void bind_mimi(py::module_ &m) {
       .def_property_readonly("bytes", &mimi::EncoderState::bytes, "Bytes that the state takes.");
   py::class_<PyEncoder>(m, "MimiEncoder",
         "Samples to frames of codes, streaming. Arguments and errors as MimiDecoder's.")
-      .def(py::init<const py::object &, py::dict, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
+      .def(py::init<const py::object &, const py::dict &, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
            py::arg("tensors"), py::arg("pool") = nullptr)
       .def("new_state",
-           [](const PyEncoder &self) { return std::make_unique<mimi::EncoderState>(self.core.new_state()); },
+           [](const PyEncoder &self) { return std::make_unique<mimi::EncoderState>(self.core->new_state()); },
            "A stream that begins.", py::keep_alive<0, 1>())
       .def("encode", &encode, py::kw_only(), py::arg("state"), py::arg("samples").noconvert(),
            "Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,) float32; state moves on.\n\n"
            "The codes are the same however the samples are cut into calls.\n"
            "Raises ValueError for a length that is no whole number of frames or a foreign state.")
-      .def("measure", [](PyEncoder &self, bool on) { self.core.measure(on); }, py::kw_only(), py::arg("on"),
-           kMeasureDoc)
+      .def("measure", &measure<PyEncoder>, py::kw_only(), py::arg("on"), kMeasureDoc)
       .def("stages", &stages<PyEncoder>, kStagesDoc);
 }
 

@@ -1,5 +1,6 @@
 #include "mimi/config.h"
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -8,6 +9,7 @@ namespace {
 
 // Generous bounds: they keep products of sizes inside an int and a hostile file from asking for terabytes.
 constexpr int kLargest = 1 << 16;
+constexpr int kLongestHop = 1 << 20;
 
 void require(bool holds, const std::string &rule) {
   if (!holds) throw std::invalid_argument("codec configuration: " + rule);
@@ -37,12 +39,18 @@ void Config::check() const {
   in_range("width", width);
   in_range("filters", filters);
   in_range("number of ratios", static_cast<int>(ratios.size()), 1, 8);
-  for (int ratio : ratios) in_range("ratio", ratio, 1, 64);
+  std::int64_t product = 1;
+  for (int ratio : ratios) {
+    in_range("ratio", ratio, 1, 64);
+    product *= ratio;  // below 64^8, which 64 bits hold
+  }
+  require(product <= kLongestHop, "the product of ratios is " + std::to_string(product) + ", must be at most " +
+                                      std::to_string(kLongestHop));
   in_range("filters * 2^ratios", filters << ratios.size());
   in_range("kernel", kernel, 1, 255);
   in_range("residual_kernel", residual_kernel, 1, 255);
   in_range("last_kernel", last_kernel, 1, 255);
-  in_range("residual_layers", residual_layers, 0, 8);
+  in_range("residual_layers", residual_layers, 1, 8);
   in_range("dilation_growth", dilation_growth, 1, 8);
   in_range("compress", compress, 1, filters);
   in_range("layers", layers, 1, 256);
@@ -57,7 +65,7 @@ void Config::check() const {
   require(norm_eps > 0, "norm_eps must be positive");
   in_range("upsample_groups", upsample_groups, 1, width);
   require(width % upsample_groups == 0, "width must be a multiple of upsample_groups");
-  require(hop() <= (1 << 20) && frame_samples > 0 && frame_samples % hop() == 0,
+  require(frame_samples > 0 && frame_samples % hop() == 0,
           "samples per frame (" + std::to_string(frame_samples) + ") must be a multiple of the product of ratios (" +
               std::to_string(hop()) + ")");
 }

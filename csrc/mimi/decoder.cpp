@@ -95,6 +95,11 @@ void Decoder::measure(bool on) {
   profile_ = on ? std::make_unique<Profile>() : nullptr;
 }
 
+std::map<std::string, StageTime> Decoder::stages() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return profile_ ? profile_->stages() : std::map<std::string, StageTime>();
+}
+
 // What all members need to know of one pass.
 struct Decoder::Pass {
   std::vector<TransformerState *> transformers;

@@ -5,8 +5,10 @@
 // the same samples bit for bit.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "mimi/config.h"
@@ -63,9 +65,9 @@ class Decoder {
 
   const Config &config() const { return config_; }
 
-  // Begins anew to measure the stages of each call, or stops; null when nothing is measured.
+  // Begins anew to measure the stages of each call, or stops; stages() is what was found so far.
   void measure(bool on);
-  const Profile *profile() const { return profile_.get(); }
+  std::map<std::string, StageTime> stages() const;
 
  private:
   struct Scratch {
@@ -93,7 +95,7 @@ class Decoder {
   Config config_;
   DecoderWeights weights_;
   std::vector<size_t> context_sizes_;  // floats, by slot
-  std::mutex mutex_;  // one call at a time: the scratch is shared
+  mutable std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
   std::unique_ptr<Profile> profile_;
 };

@@ -81,6 +81,11 @@ void Encoder::measure(bool on) {
   profile_ = on ? std::make_unique<Profile>() : nullptr;
 }
 
+std::map<std::string, StageTime> Encoder::stages() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return profile_ ? profile_->stages() : std::map<std::string, StageTime>();
+}
+
 // What all members need to know of one pass.
 struct Encoder::Pass {
   TransformerState *transformer;

@@ -4,8 +4,10 @@
 // all streaming state in a value that is passed in. Memory does not depend on the length of the sound.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "mimi/config.h"
@@ -63,9 +65,9 @@ class Encoder {
 
   const Config &config() const { return config_; }
 
-  // Begins anew to measure the stages of each call, or stops; null when nothing is measured.
+  // Begins anew to measure the stages of each call, or stops; stages() is what was found so far.
   void measure(bool on);
-  const Profile *profile() const { return profile_.get(); }
+  std::map<std::string, StageTime> stages() const;
 
  private:
   // Signals of the blocks that run frame by frame, and of those that run on a whole pass.
@@ -101,7 +103,7 @@ class Encoder {
   Config config_;
   EncoderWeights weights_;
   std::vector<size_t> context_sizes_;  // floats, by slot
-  std::mutex mutex_;  // one call at a time: the scratch is shared
+  mutable std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
   std::unique_ptr<Profile> profile_;
 };

@@ -1,0 +1,25 @@
+// Work without the GIL.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace csm {
+
+// Lets go of the GIL for as long as it lives, as pybind11::gil_scoped_release does. At the interpreter's end, however,
+// a daemon thread never comes back from it: before Python 3.14 the interpreter ends such a thread where it waits for
+// the GIL, by unwinding its stack, which no C++ destructor allows ("terminate called").
+class Released {
+ public:
+  Released();
+  ~Released();
+  Released(const Released &) = delete;
+  Released &operator=(const Released &) = delete;
+
+ private:
+  PyThreadState *state_;
+};
+
+// Tells when the interpreter begins to end. Once, when the module is imported.
+void watch_for_exit();
+
+}  // namespace csm
