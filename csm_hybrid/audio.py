@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import soundfile
@@ -48,49 +49,93 @@ def check_output(path: Path) -> None:
         raise OutputError(f"cannot write {path}: there is no directory {directory}; make it, or name another file")
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a directory; name a file in it")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it is a pipe or a device; write to it with -o - > {path}")
+    directory = path.resolve().parent  # of what a link leads to
     if not os.access(directory, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise OutputError(f"cannot write {path}: permission denied; name a file elsewhere")
 
 
+class _Watched(io.FileIO):
+    """A file that remembers what went wrong: libsndfile does not tell of all failures, least of those at the end."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        try:
+            while left:  # where room runs out, the file takes less at first
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = self.error or error  # all is over: what is said to have been written does not matter
+        return len(data)
+
+
 class _FileSink:
-    def __init__(self, file: soundfile.SoundFile, path: Path) -> None:
+    def __init__(self, file: soundfile.SoundFile, raw: _Watched, path: Path) -> None:
         self._file = file
+        self._raw = raw
         self._path = path
+        self.written = 0  # samples
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        try:
+        with _told(self._path, self._raw):
             self._file.write(to_int16(samples))
             self._file.flush()
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise OutputError(f"cannot write {self._path}: {error}") from error
+        self.written += len(samples)
+
+    def end(self) -> None:
+        """Completes the file; one without any sound is a frame of silence, where its format knows no shorter one."""
+        if self.written == 0 and self._file.format != "WAV":
+            self.write(np.zeros(self._file.samplerate * 2 // 25, dtype=np.float32))
+        with _told(self._path, self._raw):
+            self._file.close()
+
+
+@contextlib.contextmanager
+def _told(path: Path, raw: _Watched) -> Iterator[None]:
+    """Raises OutputError for what goes wrong within."""
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise OutputError(f"cannot write {path}: {(raw.error and raw.error.strerror) or error}") from error
+    if raw.error is not None:
+        raise OutputError(f"cannot write {path}: {raw.error.strerror}") from raw.error
 
 
 @contextlib.contextmanager
 def open_file(path: Path, sample_rate: int) -> Iterator[AudioSink]:
     """A mono audio file in the format of its ending, written beside and renamed when the block ends.
 
-    On an error nothing is left behind. KeyboardInterrupt ends the file properly with what was spoken until
-    then. Raises OutputError.
+    On an error nothing is left behind, and a file that was there stays. KeyboardInterrupt ends the file properly
+    with what was spoken until then, if anything. A link's target is written. Raises OutputError.
     """
     check_output(path)
     container, encoding = FORMATS[path.suffix.lower()]
+    path = path.resolve()
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
     partial = Path(name)
     try:
-        try:
-            with soundfile.SoundFile(
-                partial, "w", samplerate=sample_rate, channels=1, format=container, subtype=encoding
-            ) as file:
-                yield _FileSink(file, path)
-        except KeyboardInterrupt:
-            _put_in_place(partial, path)
-            raise
-        except soundfile.LibsndfileError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        with _Watched(handle, "r+") as raw:
+            with _told(path, raw):
+                file = soundfile.SoundFile(
+                    raw, "w", samplerate=sample_rate, channels=1, format=container, subtype=encoding
+                )
+            sink = _FileSink(file, raw, path)
+            try:
+                yield sink
+                sink.end()
+            except KeyboardInterrupt:
+                if sink.written > 0:
+                    sink.end()
+                    _put_in_place(partial, path)
+                raise
+            finally:
+                with contextlib.suppress(soundfile.LibsndfileError):
+                    file.close()
         _put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -126,8 +171,10 @@ class PipeSink:
         self._send(to_int16(samples).astype("<i2").tobytes())
 
     def _send(self, data: bytes) -> None:
+        left = memoryview(data)
         try:
-            self._pipe.write(data)
+            while left:  # an unbuffered pipe takes as much as there is room for
+                left = left[self._pipe.write(left) or 0 :]
             self._pipe.flush()
         except BrokenPipeError as error:
             # Python would complain again when it flushes standard output at exit.
@@ -147,11 +194,15 @@ def open_stdout(sample_rate: int) -> Iterator[AudioSink]:
 
 
 class _SpeakerSink:
-    def __init__(self, device: object) -> None:
+    def __init__(self, device: Any, failure: type[Exception]) -> None:
         self._device = device
+        self._failure = failure
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        self._device.write(samples.reshape(-1, 1))  # type: ignore[attr-defined]
+        try:
+            self._device.write(samples.reshape(-1, 1))
+        except self._failure as error:
+            raise OutputError(f"cannot play any more: {error}") from error
 
 
 @contextlib.contextmanager
@@ -169,7 +220,7 @@ def open_speaker(sample_rate: int) -> Iterator[AudioSink]:
     except sounddevice.PortAudioError as error:
         raise OutputError(f"cannot play: no audio device ({error}); write a file with -o instead") from error
     try:
-        yield _SpeakerSink(device)
+        yield _SpeakerSink(device, sounddevice.PortAudioError)
         device.stop()
     finally:
         device.close()

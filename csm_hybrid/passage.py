@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # of 250.
 LONGEST_TOKENS = 80
 _SHORTEST_LIMIT = 30  # characters: no piece has to be shorter than this
+_TOLERANCE = 1.25  # how far a piece may go beyond LONGEST_TOKENS, as single pieces differ from the text's average
 _SAMPLE = 4096  # characters from which their number in a token is taken
 
 # The longest utterance when nothing else is said, in seconds.
@@ -98,10 +99,26 @@ class Passage:
         """The text in pieces of up to LONGEST_TOKENS tokens, about; none when there is nothing to say."""
         sample, longest = text.strip()[:_SAMPLE], LONGEST_PIECE
         if speakable(sample):
-            around = len(self._builder.text_ids("a", self._speaker)) - 1
-            tokens = len(self._builder.text_ids(sample, self._speaker)) - around
-            longest = min(longest, max(_SHORTEST_LIMIT, len(sample) * LONGEST_TOKENS // max(1, tokens)))
-        return [piece for piece in split(text, longest) if speakable(piece)]
+            tokens = max(1, self._tokens(sample))
+            longest = min(longest, max(_SHORTEST_LIMIT, len(sample) * LONGEST_TOKENS // tokens))
+        return self._pieces(text, longest)
+
+    def _pieces(self, text: str, longest: int) -> list[str]:
+        """Pieces of up to ``longest`` characters, fewer where those are many more tokens than elsewhere."""
+        pieces: list[str] = []
+        for piece in filter(speakable, split(text, longest)):
+            tokens = self._tokens(piece) if len(piece) > _SHORTEST_LIMIT else 0
+            shorter = max(_SHORTEST_LIMIT, len(piece) * LONGEST_TOKENS // max(1, tokens))
+            if tokens > LONGEST_TOKENS * _TOLERANCE and shorter < len(piece):
+                pieces += self._pieces(piece, shorter)
+            else:
+                pieces.append(piece)
+        return pieces
+
+    def _tokens(self, text: str) -> int:
+        """Tokens of a text, without those of the template around it."""
+        around = len(self._builder.text_ids("a", self._speaker)) - 1
+        return len(self._builder.text_ids(text, self._speaker)) - around
 
     def request(self, piece: str, *, alone: bool = False) -> Request:
         """The request for the next piece; ``alone`` when there is no other.

@@ -63,6 +63,8 @@ class PromptBuilder:
         return other
 
     def _checked(self, template: str) -> str:
+        if any("\ud800" <= c <= "\udfff" for c in template):
+            raise InputError(f"the prompt template {template!r} is not text: write it in UTF-8")
         begin = self._tokenizer.id_to_token(self._config.bos_id) or ""
         end = self._tokenizer.id_to_token(self._config.eos_id) or ""
         bare = template.removeprefix(begin).removesuffix(end)

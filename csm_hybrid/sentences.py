@@ -20,11 +20,12 @@ SHORTEST_PIECE = 10
 _WRAPPED = 45
 _ITEM = re.compile(r"\s*(?:[-*•–—]|\d{1,3}[.)])\s")  # the beginning of an item of a list
 
+_MARKS = ".!?…।؟۔"
 _CLOSING = "\"'”’»)]}"
 # An end mark with the quotes and brackets that close after it, then white space; CJK marks need no space.
-_END = re.compile(rf"[.!?…]+[{re.escape(_CLOSING)}]*(?=\s)|[。！？]+[{re.escape(_CLOSING)}」』）]*|\n")
+_END = re.compile(rf"[{_MARKS}]+[{re.escape(_CLOSING)}]*(?=\s)|[。！？]+[{re.escape(_CLOSING)}」』）]*|\n")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|No|Vol|Fig|e\.g|i\.e|cf|approx|[A-Za-z])\.$|^\s*\d{1,3}\.$",
+    r"(?:^|[\s(\"'“])(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|No|Vol|Fig|e\.g|i\.e|cf|approx|Ph\.D|(?:[A-Za-z]\.)*[A-Za-z])\.$|^\s*\d{1,3}\.$",
     re.IGNORECASE,
 )
 _WEAK_BREAK = re.compile(r"[,;:–—、，；：](?=\s|$)|\s[–—-](?=\s)")
@@ -79,10 +80,11 @@ class SentenceSplitter:
         """Adds text; returns the sentences that it completes, in order."""
         self._text += text
         done: list[str] = []
-        while (cut := self._find_cut()) is not None:
-            piece = self._text[:cut].strip()
-            self._text, self._searched = self._text[cut:], 0
-            done.append(piece)
+        at = 0
+        while (cut := self._find_cut(self._text[at : at + self._longest + 1])) is not None:
+            done.append(self._text[at : at + cut].strip())
+            at, self._searched = at + cut, 0
+        self._text = self._text[at:]
         return done
 
     def flush(self) -> list[str]:
@@ -90,21 +92,24 @@ class SentenceSplitter:
         piece, self._text, self._searched = self._text.strip(), "", 0
         return [piece] if speakable(piece) else []
 
-    def _find_cut(self) -> int | None:
-        """Where the first whole sentence ends, or where one that is too long is best broken."""
-        for match in _END.finditer(self._text, self._searched):
+    def _find_cut(self, text: str) -> int | None:
+        """Where the first whole sentence of ``text`` ends, or where one that is too long is best broken.
+
+        ``text`` is what comes next, one character more than the longest sentence at most.
+        """
+        for match in _END.finditer(text, self._searched):
             if match.end() > self._longest:
                 break
-            head = self._text[: match.end()]
+            head = text[: match.end()]
             long_enough = len(head.strip()) >= SHORTEST_PIECE and speakable(head)
             if long_enough and (match.group() == "\n" or not _ABBREVIATION.search(head)):
                 return match.end()
             self._searched = match.end()
-        if len(self._text) <= self._longest:
+        if len(text) <= self._longest:
             # An end mark at the very end may still get company (".." or a quote), so it is looked at again.
-            self._searched = max(self._searched, len(self._text.rstrip(_CLOSING + ".!?…。！？")) - 1, 0)
+            self._searched = max(self._searched, len(text.rstrip(_CLOSING + _MARKS + "。！？")) - 1, 0)
             return None
-        head = self._text[: self._longest]
+        head = text[: self._longest]
         weak = [m.end() for m in _WEAK_BREAK.finditer(head) if m.end() > self._longest // 3]
         space = max(head.rfind(c) for c in " \t\n")
         cut = weak[-1] if weak else space if space > 0 else self._longest

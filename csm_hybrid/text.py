@@ -6,14 +6,22 @@ import unicodedata
 
 from .errors import InputError
 
+# Invisible characters that are part of how words are spelt: Persian's and others' non-joiner, emoji's joiner.
+_JOINERS = "\u200c\u200d"
+
 
 def normalise(text: str) -> str:
-    """One line without control characters: every run of white space becomes one space.
+    """One line in composed form (NFC) without control and format characters; white space becomes single spaces.
 
-    Line breaks hurt CSM's speech. Raises InputError when nothing is left to say.
+    Line breaks hurt CSM's speech, and letters with accents apart are other tokens. Characters that this Python does
+    not know stay, so that text is the same with every version of it. Raises InputError when nothing is left to say.
     """
-    kept = "".join(c if c.isspace() or unicodedata.category(c)[0] != "C" else "" for c in text)
+    kept = "".join(c for c in unicodedata.normalize("NFC", text) if c.isspace() or _stays(c))
     line = " ".join(kept.split())
     if not any(unicodedata.category(c)[0] in "LNS" for c in line):
         raise InputError(f"there is nothing to say in the text {text[:60]!r}: give at least one word")
     return line
+
+
+def _stays(character: str) -> bool:
+    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Co", "Cs")

@@ -58,11 +58,38 @@ def test_an_interrupt_keeps_what_was_spoken(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["kept.wav"]
 
 
-def test_silence_of_no_length_is_a_valid_file(tmp_path: Path) -> None:
-    path = tmp_path / "empty.wav"
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3"])
+def test_an_interrupt_before_the_first_sound_keeps_the_old_file(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"kept{ending}"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), open_file(path, RATE):
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3"])
+def test_silence_of_no_length_is_a_valid_file(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"empty{ending}"
     with open_file(path, RATE):
         pass
-    assert soundfile.info(path).frames == 0
+    samples, _ = soundfile.read(path)
+    assert np.abs(samples).max(initial=0) < 1e-3
+    assert len(samples) < RATE // 4
+
+
+def test_a_links_target_is_written_and_a_pipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "link.wav", tmp_path / "there" / "target.wav"
+    link.symlink_to(target)
+    for _ in range(2):
+        with open_file(link, RATE) as sink:
+            sink.write(TONE)
+    assert link.is_symlink()
+    assert soundfile.info(target).frames == len(TONE)
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(OutputError, match="pipe or a device"):
+        check_output(tmp_path / "pipe.wav")
 
 
 def test_bad_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -94,19 +121,45 @@ def test_a_reader_that_has_gone_is_a_clear_error() -> None:
         PipeSink(pipe, RATE)
 
 
-def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+def test_an_unbuffered_pipe_gets_every_byte() -> None:
+    class Short(io.BytesIO):
+        def write(self, data: object) -> int:
+            return super().write(bytes(data)[:7])  # type: ignore[call-overload]
+
+    pipe = Short()
+    PipeSink(pipe, RATE).write(TONE)
+    assert pipe.getvalue()[44:] == to_int16(TONE).tobytes()
+
+
+NOISE = (0.3 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+
+
+@pytest.mark.parametrize("missing", [1, 200, 0.5])
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3"])
+def test_a_full_disk_is_a_clear_error(tmp_path: Path, ending: str, missing: float) -> None:
+    """Also where it is full in the very last moment."""
     import resource
     import signal
 
-    path = tmp_path / "big.wav"
+    path = tmp_path / f"big{ending}"
+
+    def write() -> None:
+        with open_file(path, RATE) as sink:
+            for chunk in np.split(NOISE, 12):
+                sink.write(chunk)
+
+    write()
+    whole = path.read_bytes()
+    size = len(whole)
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-        with pytest.raises(OutputError, match=r"big\.wav"), open_file(path, RATE) as sink:
-            for _ in range(4):
-                sink.write(TONE)
+        room = round(size * missing) if missing < 1 else size - int(missing)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        with pytest.raises(OutputError, match=rf"big\{ending}: File too large"):
+            write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old_handler)
-    assert os.listdir(tmp_path) == []
+    assert path.read_bytes() == whole, "the old file stays"
+    assert os.listdir(tmp_path) == [path.name]

@@ -50,6 +50,15 @@ def test_a_text_that_fits_is_one_piece_whatever_stands_around_it(model: Model) -
     assert len(Passage(model).pieces("x" * (LONGEST_TOKENS + 1))) == 2
 
 
+def test_a_text_that_changes_its_script_is_cut_by_its_tokens_all_through(model: Model) -> None:
+    text = f"{SENTENCE} " * 150 + "今天天气非常好我们去公园走走吧。" * 60
+    passage = Passage(model)
+    pieces = passage.pieces(text)
+    tokens = [len(model.builder().text_ids(piece, 0)) for piece in pieces]
+    assert max(tokens) <= 1.25 * LONGEST_TOKENS + 8, "what the template adds included"
+    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+
+
 def test_nothing_to_say_is_no_piece(model: Model) -> None:
     for text in ("", " \n ", "...", "." * 9000):
         assert Passage(model).pieces(text) == []

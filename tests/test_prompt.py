@@ -42,7 +42,7 @@ def test_templates(voice: Bundle, template: str, ids: list[int]) -> None:
     assert builder(voice, template).text_ids("Hi", 3) == ids
 
 
-@pytest.mark.parametrize("template", ["", "no place", "{text}{text}", "{text}{other}"])
+@pytest.mark.parametrize("template", ["", "no place", "{text}{text}", "{text}{other}", "{text}\udcff"])
 def test_a_template_must_hold_the_text_once(voice: Bundle, template: str) -> None:
     if template == "":
         assert builder(voice, template).text_ids("Hi", 0) == builder(voice).text_ids("Hi", 0)

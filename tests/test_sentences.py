@@ -27,7 +27,15 @@ def test_sentences_end_at_marks_with_the_quotes_that_close_after_them() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Dr. Smith met Mrs. Jones at 3.14 sharp", "See e.g. the last page", "1. First point", "J. S. Bach wrote it"],
+    [
+        "Dr. Smith met Mrs. Jones at 3.14 sharp",
+        "See e.g. the last page",
+        "1. First point",
+        "J. S. Bach wrote it",
+        "I live in the U.S. and work there",
+        "He came at 5 p.m. on Monday",
+        "She has a Ph.D. in physics",
+    ],
 )
 def test_points_that_do_not_end_a_sentence(text: str) -> None:
     assert sentences(text) == [text]
@@ -36,6 +44,25 @@ def test_points_that_do_not_end_a_sentence(text: str) -> None:
 def test_a_line_end_ends_a_sentence_and_chinese_marks_need_no_space() -> None:
     assert sentences("A heading line\nthen the text") == ["A heading line", "then the text"]
     assert sentences("今天天气非常好我们走。明天也许会下雨吧。") == ["今天天气非常好我们走。", "明天也许会下雨吧。"]
+
+
+def test_end_marks_of_other_scripts() -> None:
+    assert sentences("यह पहला वाक्य है। यह दूसरा है।") == ["यह पहला वाक्य है।", "यह दूसरा है।"]
+    assert sentences("كيف حالك اليوم؟ أنا بخير") == ["كيف حالك اليوم؟", "أنا بخير"]
+
+
+def test_text_without_end_marks_takes_time_by_its_length() -> None:
+    """What is looked at for a piece is never more than the longest one."""
+    seen: list[int] = []
+
+    class Watched(SentenceSplitter):
+        def _find_cut(self, text: str) -> int | None:
+            seen.append(len(text))
+            return super()._find_cut(text)
+
+    pieces = Watched().feed("word and word, " * 4000)
+    assert max(seen) == LONGEST_PIECE + 1
+    assert len(pieces) == len(seen) - 1 < 300
 
 
 def test_text_that_fits_is_one_piece_as_it_stands() -> None:

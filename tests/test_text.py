@@ -17,6 +17,11 @@ from csm_hybrid.text import normalise
         ("no\u00a0break\u2003space", "no break space"),
         ("42", "42"),
         ("日本語です", "日本語です"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("👩\u200d👧", "👩\u200d👧"),
+        ("new \U0001fae9 face \U0010ffff", "new \U0001fae9 face \U0010ffff"),
+        ("lone \ud800 half, private \ue000 use", "lone half, private use"),
     ],
 )
 def test_white_space_and_control_characters(typed: str, kept: str) -> None:
