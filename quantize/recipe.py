@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import llama_cpp
 
+from csm_hybrid.errors import InputError
 from csm_hybrid.model.ggml import GGMLType, fits
 
 
@@ -88,6 +89,9 @@ DEFAULT = "q8_0"
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of a ``--type``; KeyError for unknown names."""
+    """The recipe of a ``--type``. Raises InputError for unknown names."""
     lowered = name.lower()
-    return RECIPES[ALIASES.get(lowered, lowered)]
+    recipe = RECIPES.get(ALIASES.get(lowered, lowered))
+    if recipe is None:
+        raise InputError(f"no weight type is called {name!r}: choose {', '.join([*RECIPES, *ALIASES])}")
+    return recipe

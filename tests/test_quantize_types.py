@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize
 
+from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, capture_log, parse_gguf
 from csm_hybrid.model.schema import BACKBONE, DECODER
@@ -118,7 +119,7 @@ def test_widths_that_blocks_of_256_do_not_divide_fall_back_as_llama_cpp_does(bun
 
 def test_names_are_llama_cpp_s(bundles):
     assert recipe_named("Q4_K") is recipe_named("q4_k_m")
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="no weight type is called"):
         recipe_named("q9")
 
 

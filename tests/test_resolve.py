@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from huggingface_hub import errors
 
 from csm_hybrid.errors import InputError, ModelInvalid, ModelNotFound, OutputError
-from csm_hybrid.model import hub
 from csm_hybrid.model import resolve as module
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.resolve import CACHE_VARIABLE, ModelFlags, cache_directory, embedded_voice, resolve
@@ -20,30 +17,6 @@ from csm_hybrid.model.resolve import CACHE_VARIABLE, ModelFlags, cache_directory
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-class FakeHub:
-    """A repository's files in a directory; ``error`` is raised instead where set."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.asked: list[str] = []
-        self.error: Callable[[str], Exception] | None = None
-
-    def download(self, repository: str, name: str, *, local_files_only: bool = False) -> str:
-        self.asked.append(name)
-        if self.error is not None:
-            raise self.error(name)
-        if not (self.folder / name).is_file():
-            raise errors.EntryNotFoundError(f"no {name} in {repository}")
-        return str(self.folder / name)
-
-
-@pytest.fixture
-def fake_hub(tmp_path, checkpoints, monkeypatch) -> FakeHub:
-    fake = FakeHub(Path(shutil.copytree(checkpoints("transformers"), tmp_path / "repository")))
-    monkeypatch.setattr(hub, "hf_hub_download", fake.download)
-    return fake
 
 
 def test_nothing_named_is_the_embedded_voice(monkeypatch, tmp_path, bundles):
@@ -67,11 +40,10 @@ def test_a_bundle_by_path(bundles):
     assert resolve(ModelFlags(model_path=path.parent, model_file=path.name)).path == path
 
 
-def test_the_file_comes_before_the_directory_and_the_hub(bundles, fake_hub, checkpoints):
+def test_the_file_comes_before_the_directory_and_the_hub(bundles, checkpoints):
     path = bundles("transformers", "q8_0")
     flags = ModelFlags(weights_path=path, model_path=checkpoints("voice"), model_id="some/model")
     assert resolve(flags).path == path
-    assert not fake_hub.asked
 
 
 def test_a_checkpoint_is_converted_once(checkpoints, cache, tmp_path):
@@ -123,6 +95,26 @@ def test_the_cache_s_usual_place(monkeypatch):
     assert cache_directory() == Path("/somewhere/csm-hybrid")
 
 
+def test_the_cache_may_be_in_the_home_directory(monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, "~/models")
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert cache_directory() == Path("/home/anna/models")
+
+
+@pytest.mark.parametrize("name", ["my-model", "VOICE.GGUF", "voice.bin"])
+def test_a_bundle_is_known_by_its_content(bundles, tmp_path, name):
+    """Guards ``quantize -o my-model``, which wrote a file that no command took."""
+    path = Path(shutil.copy(bundles("transformers", "q8_0"), tmp_path / name))
+    assert resolve(ModelFlags(weights_path=path)).path == path
+    assert resolve(ModelFlags(model_path=tmp_path)).path == path
+    assert resolve(ModelFlags(model_path=tmp_path, model_file=name)).path == path
+
+
+def test_a_checkpoint_in_another_type(checkpoints):
+    flags = ModelFlags(model_path=checkpoints("original"), weight_type="f16")
+    assert resolve(flags).path.name.startswith("original-f16-")
+
+
 @pytest.mark.parametrize(
     ("flags", "kind", "message"),
     [
@@ -137,6 +129,8 @@ def test_the_cache_s_usual_place(monkeypatch):
         ({"model_path": Path("/"), "model_file": "/etc/passwd"}, InputError, "absolute"),
         ({"model_path": Path("/"), "model_file": "a", "index_file": "b"}, InputError, "exclude"),
         ({"tokenizer_id": "some/tokenizer"}, InputError, "its own tokenizer"),
+        ({"weight_type": "q4_0"}, InputError, "--type is for checkpoints"),
+        ({"revision": "v1", "model_path": Path("/")}, InputError, "name it with --model-id"),
     ],
 )
 def test_flags_that_lead_nowhere(flags, kind, message):
@@ -152,50 +146,5 @@ def test_directories_that_leave_a_choice(bundles, tmp_path):
         resolve(ModelFlags(model_path=tmp_path))
     with pytest.raises(ModelNotFound, match=r"no file c\.gguf"):
         resolve(ModelFlags(model_path=tmp_path, model_file="c.gguf"))
-    with pytest.raises(InputError, match="Leave the flag out"):
+    with pytest.raises(InputError, match="leave the option out"):
         resolve(ModelFlags(model_path=tmp_path, model_file="a.gguf", tokenizer_id="x/y"))
-
-
-def test_a_hub_model_fetches_its_shards_and_companions_only(fake_hub):
-    (fake_hub.folder / "model.safetensors").write_bytes(b"the other flavour: six gigabytes")
-    path = resolve(ModelFlags(model_id="some/csm")).path
-    assert Bundle.open(path).config.name == "csm"
-    assert "model.safetensors" not in fake_hub.asked
-    assert "model-00002-of-00002.safetensors" in fake_hub.asked
-    assert "tokenizer.json" in fake_hub.asked
-
-
-def test_a_hub_bundle_by_file(fake_hub, bundles):
-    inside = fake_hub.folder / "gguf"
-    inside.mkdir()
-    shutil.copy(bundles("transformers", "q8_0"), inside / "q8.gguf")
-    assert resolve(ModelFlags(model_id="some/csm", model_file="gguf/q8.gguf")).path == inside / "q8.gguf"
-    assert fake_hub.asked == ["gguf/q8.gguf"]
-
-
-def answered(kind: type[Exception]) -> Callable[[str], Exception]:
-    """An error that carries the hub's answer, whichever HTTP client its library uses."""
-
-    def raised(name: str) -> Exception:
-        error = kind.__new__(kind)
-        Exception.__init__(error, f"403: {name}")
-        return error
-
-    return raised
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (lambda name: errors.LocalEntryNotFoundError(f"{name} is not cached"), "the hub cannot be reached"),
-        (lambda name: errors.EntryNotFoundError(f"no {name}"), "holds none of transformers.safetensors"),
-        (lambda name: errors.HFValidationError("bad name"), "no name of a repository"),
-        (lambda name: ConnectionError("reset by peer"), "could not be downloaded"),
-        (answered(errors.GatedRepoError), "accept its terms at https://huggingface.co/some/csm"),
-        (answered(errors.RepositoryNotFoundError), "hf auth login"),
-    ],
-)
-def test_what_the_hub_refuses_is_explained(fake_hub, error, message):
-    fake_hub.error = error
-    with pytest.raises(ModelNotFound, match=message):
-        resolve(ModelFlags(model_id="some/csm"))

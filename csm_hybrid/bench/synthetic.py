@@ -24,10 +24,7 @@ def parse(spec: str) -> tuple[str, str | None]:
     sizes, _, kind = spec.rpartition(":")
     if not sizes or "/" in kind or "\\" in kind:  # a path may hold a colon
         return spec, None
-    try:
-        return sizes, recipe_named(kind).name
-    except KeyError as error:
-        raise InputError(f"no weight type is called {kind!r}: see csm-hybrid quantize --help") from error
+    return sizes, recipe_named(kind).name
 
 
 def model_of(sizes: str, kind: str | None) -> Path:

@@ -24,10 +24,18 @@ MODEL_OPTIONS = [
         help="A model file (.gguf, or a .safetensors checkpoint). Comes before all other model options.",
     ),
     click.option("--model-id", help="A model on the Hugging Face Hub, such as sesame/csm-1b; it is downloaded."),
+    click.option("--revision", help="The branch, tag or commit of --model-id.  [default: main]"),
     click.option("--model-path", type=_LOCAL_DIRECTORY, help="A local directory that holds a model."),
     click.option("--model-file", help="The file to take within --model-id or --model-path."),
     click.option("--index-file", help="The index of a sharded checkpoint within --model-id or --model-path."),
     click.option("--tokenizer-id", help="Where to take the tokenizer from, if not from the model itself."),
+    click.option(
+        "--type",
+        "weight_type",
+        metavar="TYPE",
+        help="The type that a checkpoint's weights are converted to, as csm-hybrid quantize lists them."
+        "  [default: q8_0]",
+    ),
 ]
 
 ENGINE_OPTIONS = [

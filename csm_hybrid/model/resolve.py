@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from quantize.progress import Progress
 
 CACHE_VARIABLE = "CSM_HYBRID_CACHE"
+MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class ModelFlags:
     weights_path: Path | None = None  # a .gguf or .safetensors file
     model_path: Path | None = None  # a directory
     model_id: str | None = None  # a hub repository
+    revision: str | None = None  # a branch, tag or commit of model_id
     model_file: str | None = None  # a file in model_path or model_id
     index_file: str | None = None  # an index of shards in model_path or model_id
     tokenizer_id: str | None = None  # for checkpoints: a hub repository, a directory or a tokenizer.json
+    weight_type: str | None = None  # for checkpoints: the type to convert them to
 
 
 @dataclass(frozen=True)
@@ -56,18 +59,15 @@ def resolve(flags: ModelFlags, progress: Progress | None = None) -> ResolvedMode
     cannot be written.
     """
     _check_together(flags)
-    source = _source(flags)
-    if source is None:
-        return ResolvedModel(embedded_voice(), embedded=True)
-    if source.suffix == ".gguf":
-        if flags.tokenizer_id is not None:
-            raise InputError(
-                f"--tokenizer-id is for checkpoints; {source} holds its own tokenizer. Leave the flag out"
-            )
-        if not source.is_file():
-            raise ModelNotFound(f"{source}: no such model file")
-        return ResolvedModel(source, embedded=False)
-    return ResolvedModel(_converted(source, flags, progress), embedded=False)
+    if flags.weights_path is not None:
+        if not flags.weights_path.is_file():
+            raise ModelNotFound(f"--weights-path {flags.weights_path}: no such file")
+        return ResolvedModel(_local(flags.weights_path, flags, progress), embedded=False)
+    if flags.model_path is not None:
+        return ResolvedModel(_local(_in_directory(flags.model_path, flags), flags, progress), embedded=False)
+    if flags.model_id is not None:
+        return ResolvedModel(_from_hub(flags.model_id, flags, progress), embedded=False)
+    return ResolvedModel(embedded_voice(), embedded=True)
 
 
 def _check_together(flags: ModelFlags) -> None:
@@ -79,40 +79,88 @@ def _check_together(flags: ModelFlags) -> None:
             raise InputError(f"{flag} {value} is an absolute path: name a file inside the model's directory")
     if flags.model_file is not None and flags.index_file is not None:
         raise InputError("--model-file and --index-file exclude each other: a single file has no index")
+    if flags.revision is not None and flags.model_id is None:
+        raise InputError(f"--revision {flags.revision} is one of a hub repository: name it with --model-id")
+    if flags.weights_path is None and flags.model_path is None and flags.model_id is None:
+        _check_for_bundle(flags, "the embedded voice")
 
 
-def _source(flags: ModelFlags) -> Path | None:
-    """A bundle, or a checkpoint's file or directory; None for the embedded voice."""
-    if flags.weights_path is not None:
-        if not flags.weights_path.is_file():
-            raise ModelNotFound(f"--weights-path {flags.weights_path}: no such file")
-        return flags.weights_path
-    if flags.model_path is not None:
-        return _in_directory(flags.model_path, flags.model_file, f"--model-path {flags.model_path}")
-    if flags.model_id is not None:
-        from csm_hybrid.model import hub  # here: the hub's client takes its time to import
-
-        folder = hub.download_model(flags.model_id, flags.model_file, flags.index_file)
-        return _in_directory(folder, flags.model_file, f"--model-id {flags.model_id}")
-    if flags.tokenizer_id is not None:
-        raise InputError("--tokenizer-id without a model: the embedded voice has its own tokenizer")
-    return None
+def _check_for_bundle(flags: ModelFlags, what: str) -> None:
+    """Refuses the flags that say how a checkpoint is converted, where there is nothing to convert."""
+    for flag, value in (("--tokenizer-id", flags.tokenizer_id), ("--type", flags.weight_type)):
+        if value is not None:
+            raise InputError(
+                f"{flag} is for checkpoints, and {what} is a whole model with its own tokenizer and types:"
+                " leave the option out"
+            )
 
 
-def _in_directory(folder: Path, name: str | None, flag: str) -> Path:
+def _in_directory(folder: Path, flags: ModelFlags) -> Path:
     """The bundle or checkpoint in a directory: the named file, else the checkpoint, else its only bundle."""
+    flag = f"--model-path {folder}"
     if not folder.is_dir():
         raise ModelNotFound(f"{flag}: no such directory")
-    if name is not None:
-        if not (folder / name).is_file():
-            raise ModelNotFound(f"{flag} has no file {name}")
-        return folder / name
-    bundles = sorted(folder.glob("*.gguf"))
-    if any(folder.glob("*.safetensors")) or not bundles:
+    if flags.model_file is not None:
+        if not (folder / flags.model_file).is_file():
+            raise ModelNotFound(f"{flag} has no file {flags.model_file}")
+        return folder / flags.model_file
+    bundles = sorted(path for path in folder.iterdir() if _is_bundle(path))
+    if any(folder.glob("*.safetensors")) or flags.index_file is not None or not bundles:
         return folder
     if len(bundles) > 1:
         raise ModelInvalid(f"{flag} holds {len(bundles)} .gguf files: pick one with --model-file")
     return bundles[0]
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether a file is a GGUF: by its first bytes, whatever it is called, or by its name, however damaged."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".gguf":
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+    return False
+
+
+def _local(source: Path, flags: ModelFlags, progress: Progress | None) -> Path:
+    """The bundle at ``source``, or the conversion of the checkpoint there."""
+    if _is_bundle(source):
+        _check_for_bundle(flags, str(source))
+        return source
+    from quantize.source import weight_files
+
+    paths = weight_files(source, flags.index_file)
+    folder = paths[0].parent
+    companions = [folder / "config.json", folder / "generation_config.json"]
+    if flags.tokenizer_id is None:
+        companions += [folder / "tokenizer.json", folder / "tokenizer_config.json"]
+    files = [*paths, *sorted(folder.glob("tokenizer-*.safetensors")), *companions]
+    label = (source if source.is_dir() else source.parent).resolve().name or "model"
+    weights = _Part(_state_of(files), lambda: source)
+    return _converted(label, weights, flags, progress, index_file=flags.index_file)
+
+
+def _from_hub(repository: str, flags: ModelFlags, progress: Progress | None) -> Path:
+    """The bundle in a hub repository, or the conversion of the checkpoint there, downloaded where it is not here."""
+    from csm_hybrid.model import hub  # here: the hub's client takes its time to import
+
+    cache = cache_directory()
+    snapshot = hub.look_up(repository, flags.revision, cache, flags.model_file or flags.index_file)
+    main = snapshot.checkpoint_or_bundle(flags.model_file, flags.index_file)
+
+    def download() -> Path:
+        path = snapshot.download(main, tokenizer=flags.tokenizer_id is None)
+        snapshot.remember(cache)
+        return path
+
+    if hub.is_bundle(main):
+        _check_for_bundle(flags, main)
+        return download()
+    weights = _Part(f"{repository} {snapshot.commit} {main}", download)
+    made = _converted(repository.rsplit("/", maxsplit=1)[-1], weights, flags, progress)
+    snapshot.remember(cache)
+    return made
 
 
 def embedded_voice() -> Path:
@@ -130,10 +178,8 @@ def embedded_voice() -> Path:
 def cache_directory() -> Path:
     """Where converted checkpoints are kept: ``$CSM_HYBRID_CACHE`` or the platform's place for caches."""
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
+        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+    if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -154,56 +200,76 @@ def writable_cache() -> Iterator[Path]:
         raise OutputError(f"{error}; {remedy}") from error
 
 
-def _converted(source: Path, flags: ModelFlags, progress: Progress | None) -> Path:
-    """The cached bundle of a checkpoint, converted now if it is not there."""
+@dataclass(frozen=True)
+class _Part:
+    """Something that goes into a conversion: what tells it from others, and how its file gets here."""
+
+    identity: str
+    path: Callable[[], Path]
+
+
+def _converted(
+    label: str,
+    weights: _Part,
+    flags: ModelFlags,
+    progress: Progress | None,
+    *,
+    index_file: str | None = None,
+) -> Path:
+    """The kept conversion of a checkpoint, made now if it is not there; only then are its files needed."""
     # Only a checkpoint needs the converter; the usual start should not pay for its imports.
     from quantize.convert import convert
-    from quantize.recipe import DEFAULT, RECIPES
-    from quantize.source import open_checkpoint, weight_files, with_overrides
+    from quantize.recipe import DEFAULT, recipe_named
+    from quantize.source import open_checkpoint, with_overrides
 
-    paths = weight_files(source, flags.index_file)
+    recipe = recipe_named(flags.weight_type or DEFAULT)
     tokenizer = None if flags.tokenizer_id is None else _tokenizer(flags.tokenizer_id)
-    key = _identity(paths, tokenizer, DEFAULT)
+    parts = [f"{schema.VERSION} {schema.CONVERSION} {recipe.name}", weights.identity]
+    parts += [] if tokenizer is None else [tokenizer.identity]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     with writable_cache() as cache:
-        target = cache / f"{_label(source, flags)}-{DEFAULT}-{key}.gguf"
+        target = cache / f"{label}-{recipe.name}-{key}.gguf"
         if target.exists():
             try:
                 Bundle.open(target).close()
                 return target
             except ModelInvalid:
                 target.unlink()  # damaged, or of another release: make it again
-        checkpoint = open_checkpoint(source, index_file=flags.index_file, tokenizer=tokenizer)
-        checkpoint = with_overrides(checkpoint, name=_label(source, flags), prompt_template=None)
-        convert(checkpoint, target, RECIPES[DEFAULT], progress=progress)
+        source = weights.path()
+        checkpoint = open_checkpoint(
+            source, index_file=index_file, tokenizer=None if tokenizer is None else tokenizer.path()
+        )
+        checkpoint = with_overrides(checkpoint, name=label, prompt_template=None)
+        convert(checkpoint, target, recipe, progress=progress)
         return target
 
 
-def _label(source: Path, flags: ModelFlags) -> str:
-    if flags.model_id is not None:
-        return flags.model_id.split("/")[-1]
-    folder = source if source.is_dir() else source.parent
-    return folder.resolve().name or "model"
-
-
-def _identity(weights: list[Path], tokenizer: Path | None, recipe: str) -> str:
-    """A short hash of what goes into a conversion: places, sizes and times of its files, type and layout."""
-    folder = weights[0].parent
-    companions = [folder / "config.json", folder / "generation_config.json"]
-    companions += [tokenizer or folder / "tokenizer.json", folder / "tokenizer_config.json"]
-    parts = [f"{schema.VERSION} {recipe}"]
-    for path in [*weights, *sorted(folder.glob("tokenizer-*.safetensors")), *companions]:
+def _state_of(files: list[Path]) -> str:
+    """Places, sizes and times of those of the files that are there."""
+    lines = []
+    for path in files:
         real = path.resolve()
         if real.exists():
             status = real.stat()
-            parts.append(f"{real} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+            lines.append(f"{real} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(lines)
 
 
-def _tokenizer(name: str) -> Path:
+def _tokenizer(name: str) -> _Part:
     """A local ``tokenizer.json`` or its directory, else the file of a hub repository."""
     local = Path(name)
     if local.exists():
-        return local
+        folder = local if local.is_dir() else local.parent
+        file = local / "tokenizer.json" if local.is_dir() else local
+        return _Part(_state_of([file, folder / "tokenizer_config.json"]), lambda: local)
     from csm_hybrid.model import hub
 
-    return hub.download_tokenizer(name)
+    cache = cache_directory()
+    snapshot = hub.look_up(name, None, cache)
+
+    def download() -> Path:
+        path = snapshot.download_tokenizer()
+        snapshot.remember(cache)
+        return path
+
+    return _Part(f"{name} {snapshot.commit} tokenizer.json", download)

@@ -19,6 +19,9 @@ from csm_hybrid.model.ggml import GGMLType
 ARCHITECTURE = "csm"
 VERSION = 1
 """Version of this layout (key ``csm.version``); a reader refuses any other."""
+CONVERSION = 1
+"""Version of the converter: raised when it makes another file of the same checkpoint, so that kept conversions are
+made again."""
 ALIGNMENT = 64
 """Bytes that tensor data is aligned to: a cache line, and a multiple of the 32 that llama.cpp maps on."""
 
