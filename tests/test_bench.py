@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ Bundles = Callable[[str, str], Path]
 FRAMES = 3
 QUICK = ["--frames", str(FRAMES), "--num-runs", "2", "--warmup-runs", "0", "--threads", "1"]
 GOLDEN = Path(__file__).parent / "golden" / "bench.json"
+TINY = GOLDEN.parent / "original" / "model.safetensors"
 
 
 def bench(*arguments: str | Path) -> Result:
@@ -183,6 +185,55 @@ def test_sweeps_interleave_and_name_their_points(model_file: Path) -> None:
     assert known < new, "400 frames that are not taken in again"
 
 
+def test_a_sweep_keeps_all_streams_speaking_together(model_file: Path) -> None:
+    """Guards ``--streams 3 --sweep types``: with one slot the streams would speak one after the other."""
+    speaking = speech.Speaking(streams=3)
+    base = sweeps.Base(model_file, {"slots": 1}, speaking)
+    for axis, values in (("threads", ("1",)), ("context", ("4",)), ("voice", ("new",)), ("backbones", ("llama",))):
+        (point,) = sweeps.points(axis, values, base)
+        assert point.settings["slots"] == 3, axis
+    assert [p.settings["slots"] for p in sweeps.points("streams", ("1", "8"), base)] == [8, 8]
+
+
+def test_a_sweep_that_fails_is_left_out_and_the_rest_kept(model_file: Path) -> None:
+    arguments = ["--sweep", "context=100000", "--sweep", "threads=1"]
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, *arguments)
+    assert len(found.figures["speech/step"].samples) == 2
+    assert "sweep/threads/1/step" in found.figures
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("the sweep of context was left out: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sweep", "types"], "needs --synthetic"),
+        (["--sweep", "voice=old"], "takes new and known"),
+    ],
+)
+def test_sweeps_that_make_no_sense_are_refused_before_measuring(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    def never(*arguments: object) -> None:
+        pytest.fail("it was measured")
+
+    monkeypatch.setattr(speech, "run", never)
+    result = bench("--weights-path", model_file, "--no-machine", *QUICK, *arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.output
+
+
+def test_a_sweep_of_unknown_types_is_a_clear_error(model_file: Path) -> None:
+    base = sweeps.Base(model_file, {}, speech.Speaking(), partial(synthetic.model_of, str(model_file)))
+    with pytest.raises(InputError, match="no weight type is called 'q9'"):
+        sweeps.points("types", ("q9",), base)
+
+
+def test_the_engine_that_ran_is_kept(model_file: Path, quick: Document) -> None:
+    assert (quick.settings["backbone"], quick.settings["decoder"]) == ("native", "native")
+    found = measured("--weights-path", model_file, "--no-machine", *QUICK, "--backbone", "llama")
+    assert (found.settings["backbone"], found.settings["decoder"]) == ("llama", "native")
+
+
 def test_reports_and_comparison(model_file: Path, tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     first = bench("--weights-path", model_file, "--no-machine", *QUICK, "--json")
@@ -207,6 +258,7 @@ def test_reports_and_comparison(model_file: Path, tmp_path: Path) -> None:
         (["--html", "/nowhere/report.html"], 4, "there is no directory /nowhere"),
         (["--synthetic", "csm-9b"], 2, "csm-9b"),
         (["--synthetic", "csm-1b:q1_9"], 2, "no weight type is called 'q1_9'"),
+        (["--type", "q9", "--weights-path", str(TINY)], 2, "no weight type is called 'q9'"),
         (["--synthetic", "csm-1b", "--weights-path", "x.gguf"], 2, "leave the options that name one out"),
         (["--weights-path", "/nowhere/x.gguf"], 3, "no such file"),
         (["--frames", "0"], 2, "--frames"),

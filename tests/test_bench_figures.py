@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
-from csm_hybrid.bench.figures import Change, Figure, figure, interleave, ratio, short, shown, sized
+from csm_hybrid.bench.figures import Change, Figure, apart, figure, interleave, ratio, short, shown, sized
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,9 @@ def change(old: list[float], new: list[float], better: str = "lower") -> str:
         ([100, 100, 100], [103, 103, 103], "lower", "worse"),
         ([0, 0, 0], [0, 0, 0], "lower", "same"),
         ([0, 0, 0], [1, 1, 1], "lower", "worse"),
+        ([10, 11], [20, 21], "lower", "same"),  # too few to tell
+        ([10, 11, 12], [20, 21], "lower", "same"),
+        ([0], [1], "lower", "same"),
     ],
 )
 def test_changes_are_told_beyond_noise_only(old: list[float], new: list[float], better: str, verdict: str) -> None:
@@ -100,3 +104,8 @@ def test_sizes(count: int, text: str) -> None:
 def test_json_round_trip() -> None:
     value = figure([1.5, 2.5], "ms", "higher")
     assert Figure.from_json(value.to_json()) == value
+
+
+@pytest.mark.parametrize(("one", "other", "share"), [(100, 80, 0.25), (80, 100, 0.25), (0, 0, 0), (0, 1, math.inf)])
+def test_how_far_two_quantities_lie_apart(one: float, other: float, share: float) -> None:
+    assert apart(one, other) == pytest.approx(share)

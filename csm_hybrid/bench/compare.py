@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .document import Document
-from .figures import SMALLEST_CHANGE, Change
+from .figures import SMALLEST_CHANGE, Change, apart
 
 # Facts without which two benchmarks are not of the same thing.
 _SETTINGS = (
@@ -15,8 +15,19 @@ _SETTINGS = (
     "decoder",
     "codec",
     "codebooks",
+    "gpu",
     "text",
     "context_frames",
+    "temperature",
+    "top_k",
+    "seed",
+    "buffer_frames",
+    "url",
+    "clients",
+    "rate",
+    "requests",
+    "voice",
+    "max_audio_len_ms",
 )
 _MACHINE = ("cpu", "isa", "cpus_usable")
 
@@ -36,7 +47,8 @@ def changes(old: Document, new: Document) -> list[Change]:
 
 
 def drift(old: Document, new: Document) -> float:
-    """By what share the machine's bandwidth (of sets that no cache holds) or its peaks have changed, at most.
+    """By what share the machine's bandwidth (of sets that no cache holds) or its peaks have changed, at most; so
+    much longer or shorter it may take for the same work.
 
     At least ``SMALLEST_CHANGE``, also where the machine was not measured.
     """
@@ -47,7 +59,7 @@ def drift(old: Document, new: Document) -> float:
         before = old.figures.get(name)
         wanted = name.startswith("machine/peak/") or (name.startswith("machine/read/") and name.split("/")[-1] in far)
         if wanted and before is not None:
-            found.append(abs(after.median / before.median - 1))
+            found.append(apart(after.median, before.median))
     return max(found)
 
 

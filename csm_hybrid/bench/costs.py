@@ -34,8 +34,8 @@ class Cost:
     operations: int
     arithmetic: str
 
-    def bytes(self, streams: int) -> int:
-        """Bytes read in a step."""
+    def bytes(self, streams: float) -> float:
+        """Bytes read in a step of so many streams, on average."""
         return self.reads + streams * self.per_stream
 
 

@@ -3,6 +3,7 @@
 A figure is printed as its median and the range of its samples. Two figures differ *beyond noise* when their
 ranges do not overlap and their medians are more than ``SMALLEST_CHANGE`` apart: of two sets of five samples
 from the same distribution, one in 126 pairs lies apart by chance (2 of the 252 ways to share out ten samples).
+Of three, it is one in ten; figures of fewer samples are not judged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ Key = TypeVar("Key")
 
 # Below this, a difference is of no use to anyone, however steady the machine.
 SMALLEST_CHANGE = 0.02
+FEWEST_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,17 @@ def ratio(of: Figure, to: Figure, better: Better = "lower") -> Figure:
     return Figure(tuple(a / b for a, b in pairs), "×", better)
 
 
+def apart(one: float, other: float) -> float:
+    """By what share the larger of two quantities exceeds the smaller: the same for a rate and for its inverse."""
+    low, high = sorted((one, other))
+    if low == high:
+        return 0.0
+    return high / low - 1 if low > 0 else float("inf")
+
+
 @dataclass(frozen=True)
 class Change:
-    """How a figure differs from an older one; one by less than the share ``smallest`` is no change."""
+    """How a figure differs from an older one; less than ``smallest`` (see ``apart``) is no change."""
 
     name: str
     old: Figure
@@ -93,14 +103,19 @@ class Change:
         return self.new.median / self.old.median if self.old.median else float("inf")
 
     @property
+    def judged(self) -> bool:
+        """Whether there are samples enough on both sides to tell a change from noise."""
+        return min(len(self.old.samples), len(self.new.samples)) >= FEWEST_SAMPLES
+
+    @property
     def beyond_noise(self) -> bool:
         """Whether the two ranges lie apart and the medians differ by more than ``smallest``."""
-        apart = self.new.low > self.old.high or self.new.high < self.old.low
-        return apart and abs(self.factor - 1) > self.smallest
+        separate = self.new.low > self.old.high or self.new.high < self.old.low
+        return self.judged and separate and apart(self.new.median, self.old.median) > self.smallest
 
     @property
     def verdict(self) -> Literal["better", "worse", "changed", "same"]:
-        """What the change means, ``same`` within noise."""
+        """What the change means, ``same`` within noise and where it is not judged."""
         if not self.beyond_noise:
             return "same"
         if self.new.better == "neither":

@@ -21,10 +21,10 @@ def limits(document: Document, bundle: Bundle, *, threads: int, streams: int, pr
     ``limit/<stage>/share``, the share of the limit that was reached, and ``limit/<stage>/memory``, the bytes
     read in the time that the stage took as a share of what memory gives. Empty when the machine was not measured.
     """
-    frames = document.figures["speech/frames"].median / streams
+    frames, steps = (document.figures[f"speech/{name}"].median for name in ("frames", "steps"))
     stages = {
         "prompt": costs.prompt_cost(bundle, prompt, streams, PREFILL_CHUNK, PREFILL_ALONE),
-        "backbone": costs.backbone_cost(bundle, prompt + int(frames) // 2),
+        "backbone": costs.backbone_cost(bundle, prompt + int(steps) // 2),
         "decoder": costs.decoder_cost(bundle),
         "codec": costs.codec_cost(bundle),
     }
@@ -36,11 +36,13 @@ def limits(document: Document, bundle: Bundle, *, threads: int, streams: int, pr
         memory = machine.memory_speed(document, threads)
         if measured is None or speed is None or peak is None or memory is None:
             continue
-        # The first frame's pass of the backbone is the prompt's last one.
-        passes = (frames - 1) / frames if stage == "backbone" else 1.0
+        # Streams that end sooner leave the last steps to the others; the prompt is taken in once by each.
+        passes, taking_part = 1.0, float(streams) if stage == "prompt" else frames / steps
+        if stage == "backbone":  # the first frame's pass is the prompt's last one
+            passes, taking_part = (steps - 1) / steps, (frames - streams) / max(steps - 1, 1)
         if passes == 0:
             continue
-        moved, operations = int(cost.bytes(streams) * passes), int(cost.operations * streams * passes)
+        moved, operations = int(cost.bytes(taking_part) * passes), int(cost.operations * taking_part * passes)
         reading = [moved / s * 1000 for s in speed.samples]
         computing = [operations / p * 1000 for p in peak.samples]
         floor = figure(map(max, reading, computing), "ms")

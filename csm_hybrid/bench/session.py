@@ -58,6 +58,8 @@ def measure(plan: Plan, told: Told) -> Document:
         if plan.frames is not None:
             speaking = replace(speaking, seconds=plan.frames / model.config.frame_rate)
         base = sweeps.Base(plan.path, settings, speaking, plan.path_of, plan.context_frames)
+        # Before anything is measured: a sweep that makes no sense must not cost the rest.
+        tried = [(axis, sweeps.points(axis, values, base)) for axis, values in plan.sweeps]
         speaking = replace(speaking, context=speech.context_of(model, plan.context_frames))
         document.settings = _settings(plan, model, speaking)
         speech.measure_parts(model)
@@ -68,8 +70,11 @@ def measure(plan: Plan, told: Told) -> Document:
             document.figures["memory/model"] = figure([max(0, private - before)], "B")
         _reach(document, model, speaking, plan)
         _beside(document, model, speaking, plan, told)
-    for axis, values in plan.sweeps:
-        document.figures |= sweeps.sweep(axis, values, base, warmup=plan.warmup, rounds=plan.runs, told=told)
+    for axis, points in tried:
+        try:
+            document.figures |= sweeps.sweep(axis, points, warmup=plan.warmup, rounds=plan.runs, told=told)
+        except CsmError as error:
+            document.notes.append(f"the sweep of {axis} was left out: {error}")
     return document
 
 
@@ -83,6 +88,7 @@ def measure_server(what: load.Load, command: Sequence[str], told: Told) -> Docum
         "rate": what.rate,
         "requests": what.requests,
         "voice": what.voice,
+        "max_audio_len_ms": what.extra.get("max_audio_len_ms"),
     }
     answers = load.run(what, lambda done: told(f"{done} of {what.requests} requests answered"))
     document.figures |= load.figures(answers)
@@ -101,8 +107,8 @@ def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]
         "model": " ".join(filter(None, [model.config.name, f"({plan.path.name})"])),
         "threads": model.threads,
         "streams": what.streams,
-        "backbone": plan.settings.get("backbone"),
-        "decoder": plan.settings.get("decoder"),
+        "backbone": _engine(model.backbone),
+        "decoder": _engine(model.codebook_decoder),
         "codec": plan.settings.get("codec"),
         "codebooks": plan.settings.get("codebooks"),
         "gpu": plan.settings.get("gpu"),
@@ -117,6 +123,14 @@ def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]
         "warmup": plan.warmup,
         "runs": plan.runs,
     }
+
+
+def _engine(tower: object) -> str:
+    """Which engine runs a tower, where any was asked for."""
+    from ..llama_backbone import LlamaBackbone
+    from ..llama_decoder import LlamaDecoder
+
+    return "llama" if isinstance(tower, (LlamaBackbone, LlamaDecoder)) else "native"
 
 
 def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:

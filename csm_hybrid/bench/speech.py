@@ -32,6 +32,7 @@ _UNITS: dict[str, tuple[str, Better]] = {
     "wall": ("s", "lower"),
     "audio": ("s", "neither"),
     "frames": ("", "neither"),
+    "steps": ("", "neither"),
     "rtf": ("", "lower"),
     "throughput": ("×", "higher"),
     "first_audio": ("ms", "lower"),
@@ -59,8 +60,9 @@ class Speaking:
 def run(model: Model, what: Speaking) -> dict[str, float]:
     """Speaks once; returns the measurements of ``_UNITS`` and the stages' times, ``stage/<name>``.
 
-    ``first_audio`` is the time to the first chunk, of the last stream to get one. ``step`` leaves out what
-    comes before the first frame's pass. The parts of a stage are ``<stage>.<part>``.
+    ``first_audio`` is the time to the first chunk, of the last stream to get one. ``steps`` are as many as the
+    longest stream has frames; ``step`` leaves out what comes before the first frame's pass. The parts of a stage
+    are ``<stage>.<part>``.
     ``bookkeeping`` is what the engine's steps took beside the other stages, ``waiting`` what was spent outside
     its steps; ``accounted`` is the sum of all stages but waiting, in percent of the time that the whole run
     took by its own clock. All but the prompt are per step.
@@ -86,6 +88,7 @@ def run(model: Model, what: Speaking) -> dict[str, float]:
         "wall": wall,
         "audio": audio,
         "frames": frames,
+        "steps": steps,
         "rtf": wall / audio,
         "throughput": audio / wall,
         "first_audio": first * 1000,

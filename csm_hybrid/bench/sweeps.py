@@ -79,7 +79,8 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
     top = max(int(v) for v in values) if axis == "streams" else 0
     out = []
     for value in values:
-        path, settings, speaking, context = base.path, dict(base.settings), base.speaking, 0
+        path, speaking, context = base.path, base.speaking, 0
+        settings = base.settings | {"slots": speaking.streams}
         if axis == "threads":
             settings["threads"] = int(value)
         elif axis == "streams":
@@ -104,8 +105,7 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
 
 def sweep(
     axis: str,
-    values: Sequence[str],
-    base: Base,
+    points: Sequence[Point],
     *,
     warmup: int,
     rounds: int,
@@ -118,7 +118,7 @@ def sweep(
     with ExitStack() as stack:
         opened: dict[tuple[Any, ...], Model] = {}
         runs = {}
-        for point in points(axis, values, base):
+        for point in points:
             key = (point.path, *sorted(point.settings.items()))
             if key not in opened:
                 before = machine.resident().get("private")

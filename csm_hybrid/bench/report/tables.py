@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..compare import changes, differences, drift
 from ..document import Document
-from ..figures import SMALLEST_CHANGE, Figure, short, shown, sized
+from ..figures import FEWEST_SAMPLES, SMALLEST_CHANGE, Figure, short, shown, sized
 from ..speech import STAGES
 
 _SPEECH = {
@@ -104,7 +104,7 @@ def _stages(document: Document) -> Table | None:
     group = document.group("speech")
     if "step" not in group:
         return None
-    steps = group["frames"].median / document.settings.get("streams", 1)
+    steps = group["steps"].median
     whole = group["wall"].median * 1000 / steps
     rows = []
     for name, label in _stage_names(group):
@@ -204,7 +204,10 @@ def _changes(old: Document, new: Document) -> Table:
         [c.name, shown(c.old), shown(c.new), f"{c.factor - 1:+.1%}", c.verdict]
         for c in sorted(changed, key=lambda c: c.verdict)
     ]
-    same = f"{len(every) - len(changed)} of {len(every)} figures are the same within noise"
+    judged = sum(c.judged for c in every)
+    same = f"{judged - len(changed)} of {judged} figures are the same within noise"
+    if judged < len(every):
+        same += f"; {len(every) - judged} of fewer than {FEWEST_SAMPLES} samples are not judged"
     if not rows:
         rows = [["nothing beyond noise", "", "", "", ""]]
     moved = drift(old, new)
