@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import CsmError
+
+INTERRUPTED = 130  # what shells say of a program that Ctrl-C has ended: 128 + SIGINT
 
 # Each command lives in the module of its name and is imported when it is asked for, so that --help stays quick.
 COMMANDS = {
@@ -44,6 +47,9 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except CsmError as error:
             raise _Failure(error) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted." if sys.stderr.isatty() else "Interrupted.", err=True)  # after ^C or a bar
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
