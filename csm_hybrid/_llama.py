@@ -13,6 +13,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from ._llama_log import last_errors, listen
 from .errors import EngineError, ModelInvalid, ModelNotFound
 
 Float32 = NDArray[np.float32]
@@ -21,42 +22,20 @@ Int32 = NDArray[np.int32]
 _GGML_TYPE_F32 = 0
 _UNQUANTISED = {llama.LLAMA_FTYPE_ALL_F32, llama.LLAMA_FTYPE_MOSTLY_F16, llama.LLAMA_FTYPE_MOSTLY_BF16}
 _NO_SLOT = 1  # of llama_decode: the context is full
-_GGML_LOG_ERROR = 4
-_GGML_LOG_CONTINUE = 5
-_log_lines: list[str] = []
-_last_level = 0
-
-
-@llama.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep_errors(level: int, text: bytes, _user_data: object) -> None:
-    """Keeps llama.cpp's errors for our messages; everything else is dropped."""
-    global _last_level  # noqa: PLW0603
-    _last_level = level if level != _GGML_LOG_CONTINUE else _last_level
-    if _last_level >= _GGML_LOG_ERROR:
-        _log_lines.append(text.decode("utf-8", "replace").strip())
-        del _log_lines[:-20]
 
 
 def _initialise() -> None:
     """Silences llama.cpp's log; call before any other use."""
-    llama.llama_log_set(_keep_errors, ctypes.c_void_p(0))
+    listen()
     llama.llama_backend_init()
 
 
-def _last_errors() -> str:
-    """What llama.cpp has said of errors since the last call, as one line."""
-    text = "; ".join(line for line in _log_lines if line)
-    _log_lines.clear()
-    return text or "llama.cpp gave no reason"
-
-
 def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL("ucrtbase" if os.name == "nt" else None, use_errno=True)
+    libc = ctypes.CDLL(None, use_errno=True)
     libc.fopen.restype = ctypes.c_void_p
     libc.fopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
-    seek = libc._fseeki64 if os.name == "nt" else libc.fseek
-    seek.restype = ctypes.c_int
-    seek.argtypes = [ctypes.c_void_p, ctypes.c_longlong if os.name == "nt" else ctypes.c_long, ctypes.c_int]
+    libc.fseek.restype = ctypes.c_int
+    libc.fseek.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_int]
     libc.fclose.argtypes = [ctypes.c_void_p]
     return libc
 
@@ -70,8 +49,7 @@ def _file_at(path: Path, offset: int) -> Iterator[ctypes.c_void_p]:
         reason = os.strerror(ctypes.get_errno())
         raise ModelNotFound(f"cannot open the model file {path}: {reason}")
     try:
-        seek = libc._fseeki64 if os.name == "nt" else libc.fseek
-        if seek(file, offset, 0) != 0:
+        if libc.fseek(file, offset, 0) != 0:
             raise ModelInvalid(f"cannot seek to byte {offset} of {path}: {os.strerror(ctypes.get_errno())}")
         yield ctypes.c_void_p(file)
     finally:
@@ -120,7 +98,7 @@ class Tower:
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             self.close()
-            raise EngineError(f"llama.cpp cannot make a context for the {what}: {_last_errors()}; use fewer slots")
+            raise EngineError(f"llama.cpp cannot make a context for the {what}: {last_errors()}; use fewer slots")
         self._memory = llama.llama_get_memory(self._context)
 
     def decode(self, embeddings: Float32, positions: Int32, sequences: Int32, outputs: NDArray[np.bool_]) -> None:
@@ -152,7 +130,7 @@ class Tower:
         if status == _NO_SLOT:
             raise EngineError(f"the {self.what}'s context of {self.positions} positions per stream is full")
         if status != 0:
-            raise EngineError(f"the {self.what}'s pass failed (llama_decode: {status}): {_last_errors()}")
+            raise EngineError(f"the {self.what}'s pass failed (llama_decode: {status}): {last_errors()}")
 
     def hidden_states(self, indices: NDArray[np.intp], width: int) -> Float32:
         """The states (M, width) after the final norm that the last pass gave for its inputs ``indices`` (M,)."""
@@ -221,7 +199,7 @@ def _load(path: Path, offset: int, what: str, gpu_layers: int) -> Any:
     with _file_at(path, offset) as file:
         model = llama.llama_model_load_from_file_ptr(file, params)
     if not model:
-        raise ModelInvalid(f"llama.cpp refuses the {what} in {path}: {_last_errors()}")
+        raise ModelInvalid(f"llama.cpp refuses the {what} in {path}: {last_errors()}")
     return model
 
 

@@ -15,9 +15,10 @@ from gguf import GGUFWriter
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
+from csm_hybrid._llama_log import capture_log
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import TowerConfig
-from csm_hybrid.model.ggml import GGMLType, capture_log, fits, row_bytes
+from csm_hybrid.model.ggml import GGMLType, fits, row_bytes
 from csm_hybrid.model.schema import VECTOR_TYPES, TensorSpec, tower_tensors, tower_values
 from quantize.interruptible import Interruptible
 from quantize.safetensors import Array
@@ -151,10 +152,11 @@ def quantize_tower(
         if line.startswith("["):
             progress()
 
-    with capture_log(logged):
-        status = apart.run(
-            lambda: int(llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)))
-        )
+    def quantise() -> int:
+        with capture_log(logged):
+            return int(llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters)))
+
+    status = apart.run(quantise)
     del kept  # llama.cpp read it until here
     if status != 0 and any("iostream" in line for line in lines):
         raise OSError(errno.ENOSPC, "llama.cpp could not write all of its output")

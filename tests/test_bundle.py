@@ -288,3 +288,52 @@ def test_hostile_files_end_in_an_error(bundles, tmp_path):
     assert outcome["mutated, refused"] > 300  # the others hit bytes that may hold any value
     assert outcome["truncated, refused"] > 100
     assert outcome.get("truncated, opened", 0) <= 1  # only the padding behind the last tensor may go
+
+
+OPENERS = """
+import sys, threading
+from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.model.bundle import Bundle
+
+sys.setswitchinterval(1e-6)
+good, *bad = sys.argv[1:]
+wrong = []
+
+def opens(path):
+    for _ in range(100):
+        Bundle.open(path).close()
+
+def refuses(path):
+    for _ in range(100):
+        try:
+            Bundle.open(path)
+        except ModelInvalid as error:
+            if path not in str(error) or reasons[path] not in str(error):
+                wrong.append(str(error))
+
+def reason(path):
+    try:
+        Bundle.open(path)
+    except ModelInvalid as error:
+        return str(error).partition("model file: ")[2]
+
+reasons = {path: reason(path) for path in bad}
+assert len(set(reasons.values())) == len(bad), reasons
+threads = [threading.Thread(target=opens, args=(good,)) for _ in range(2)]
+threads += [threading.Thread(target=refuses, args=(path,)) for path in bad]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(wrong[:1])
+"""
+
+
+def test_models_are_opened_by_several_threads_at_once(bundles, tmp_path):
+    """Guards llama.cpp's one log callback, which each opening once took from the others: a crash, or another
+    file's reasons."""
+    good = bundles("transformers", "q8_0")
+    data = good.read_bytes()
+    (tmp_path / "magic.gguf").write_bytes(b"GGML" + data[4:])
+    (tmp_path / "version.gguf").write_bytes(data[:4] + (99).to_bytes(4, "little") + data[8:])
+    paths = [str(p) for p in (good, tmp_path / "magic.gguf", tmp_path / "version.gguf")]
+    result = subprocess.run([sys.executable, "-c", OPENERS, *paths], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")

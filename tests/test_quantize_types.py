@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize
 
+from csm_hybrid._llama_log import capture_log
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
-from csm_hybrid.model.ggml import GGMLType, capture_log, parse_gguf
+from csm_hybrid.model.ggml import GGMLType, parse_gguf
 from csm_hybrid.model.schema import BACKBONE, DECODER
 from quantize.recipe import RECIPES, fallback, recipe_named
 

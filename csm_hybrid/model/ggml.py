@@ -10,9 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,8 @@ import llama_cpp
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
+
+from csm_hybrid._llama_log import capture_log
 
 GGMLType = GGMLQuantizationType
 
@@ -72,17 +73,13 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-
-
 def _libraries() -> Iterator[ctypes.CDLL]:
     """Where ggml's functions may be found: libllama's own dependencies first, so that one copy serves all."""
     yield llama_cpp.llama_cpp._lib
     folder = Path(llama_cpp.__file__).parent / "lib"
-    suffix = {"win32": "dll", "darwin": "dylib"}.get(sys.platform, "so")
-    for name in (f"libggml-base.{suffix}", f"ggml-base.{suffix}"):
-        if (folder / name).exists():
-            yield ctypes.CDLL(str(folder / name))
+    base = folder / f"libggml-base.{'dylib' if sys.platform == 'darwin' else 'so'}"
+    if base.exists():
+        yield ctypes.CDLL(str(base))
 
 
 @cache
@@ -101,21 +98,6 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
 
 def _context_function(name: str, result: Any, *arguments: Any) -> Any:
     return _function(f"gguf_{name}", result, ctypes.c_void_p, *arguments)
-
-
-@contextmanager
-def capture_log(heard: Callable[[str], None]) -> Iterator[None]:
-    """Give the lines that llama.cpp and ggml log to ``heard`` instead of printing them."""
-    before, before_data = ctypes.c_void_p(), ctypes.c_void_p()
-    pointer = ctypes.POINTER(ctypes.c_void_p)
-    _function("llama_log_get", None, pointer, pointer)(ctypes.byref(before), ctypes.byref(before_data))
-    callback = _LOG_CALLBACK(lambda _level, text, _data: heard(text.decode(errors="replace").strip()))
-    set_log = _function("llama_log_set", None, ctypes.c_void_p, ctypes.c_void_p)
-    set_log(ctypes.cast(callback, ctypes.c_void_p), None)
-    try:
-        yield
-    finally:
-        set_log(before, before_data)
 
 
 def parse_gguf(data: NDArray[np.uint8], offset: int = 0) -> GgufHeader:
