@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from csm_hybrid.codec.schema import tensor_shapes
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig
-from quantize.flavours import pairs_from_halves
+
+from .flavours import pairs_from_halves
 
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[np.generic]]

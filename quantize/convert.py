@@ -14,13 +14,14 @@ from csm_hybrid.codec.schema import stands_half
 from csm_hybrid.model import schema
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, quantize_rows
-from quantize.progress import Progress, Silent
-from quantize.recipe import Recipe
-from quantize.safetensors import Array
-from quantize.source import Checkpoint
-from quantize.towers import quantize_tower, write_tower
-from quantize.workplace import output_directory
-from quantize.write import Entry, file_entry, write_bundle
+
+from .progress import Progress, Silent
+from .recipe import Recipe
+from .safetensors import Array
+from .source import Checkpoint
+from .towers import quantize_tower, write_tower
+from .workplace import output_directory
+from .write import Entry, file_entry, write_bundle
 
 Importance = Mapping[str, Mapping[str, NDArray[np.float32]]]  # embedded GGUF -> tensor -> (columns,)
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from csm_hybrid.model.config import ModelConfig, TowerConfig
 from csm_hybrid.model.schema import BACKBONE, DECODER, backbone_tensors, bundle_tensors, decoder_tensors
-from quantize.safetensors import Array, Tensors
+
+from .safetensors import Array, Tensors
 
 Transform = Callable[[NDArray[Any]], NDArray[Any]]
 

@@ -15,9 +15,10 @@ from csm_hybrid.errors import ModelInvalid, ModelNotFound
 from csm_hybrid.model.config import MimiConfig, ModelConfig
 from csm_hybrid.model.schema import BACKBONE, DECODER
 from csm_hybrid.model.values import faults
-from quantize import codec_names, flavours, settings
-from quantize.flavours import Flavour, Weights
-from quantize.safetensors import Tensors
+
+from . import codec_names, flavours, settings
+from .flavours import Flavour, Weights
+from .safetensors import Tensors
 
 INDEX_NAMES = ("transformers.safetensors.index.json", "model.safetensors.index.json")
 """Indices of sharded checkpoints. The first comes first: a repository that holds both flavours

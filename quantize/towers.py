@@ -20,8 +20,9 @@ from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import TowerConfig
 from csm_hybrid.model.ggml import GGMLType, fits, row_bytes
 from csm_hybrid.model.schema import VECTOR_TYPES, TensorSpec, tower_tensors, tower_values
-from quantize.interruptible import Interruptible
-from quantize.safetensors import Array
+
+from .interruptible import Interruptible
+from .safetensors import Array
 
 Load = Callable[[str], Array]
 

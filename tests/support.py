@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quantize.convert import convert
-from quantize.recipe import recipe_named
-from quantize.source import open_checkpoint, with_overrides
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.recipe import recipe_named
+from csm_hybrid.quantize.source import open_checkpoint, with_overrides
 
 VOICE = Path(__file__).parent / "voice"
 

@@ -19,7 +19,7 @@ from csm_hybrid.model import schema
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import ModelConfig, RopeScaling
 from csm_hybrid.model.ggml import GGMLType, parse_gguf, row_bytes
-from quantize.write import Entry, write_bundle
+from csm_hybrid.quantize.write import Entry, write_bundle
 
 Change = Callable[[dict[str, Entry]], None]
 TESTS = Path(__file__).parent

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from csm_hybrid.codec.schema import tensor_shapes
 from csm_hybrid.errors import ModelInvalid
-from quantize.codec_names import (
+from csm_hybrid.quantize.codec_names import (
     USAGE_FLOOR,
     canonical_codec,
     is_moshi_codec,
     moshi_config,
 )
-from quantize.flavours import pairs_from_halves
+from csm_hybrid.quantize.flavours import pairs_from_halves
 
 Arrays = dict[str, NDArray[np.float32]]
 

@@ -17,7 +17,7 @@ from reference.mimi import quantise
 
 from csm_hybrid import _native
 from csm_hybrid.codec.native import NativeCodec
-from quantize.codec_names import canonical_codec, moshi_config
+from csm_hybrid.quantize.codec_names import canonical_codec, moshi_config
 
 pytestmark = pytest.mark.oracle
 

@@ -9,7 +9,7 @@ import pytest
 
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import RopeScaling, TowerConfig
-from quantize.settings import NAMED_TOWERS, tower
+from csm_hybrid.quantize.settings import NAMED_TOWERS, tower
 
 pytestmark = pytest.mark.oracle
 

@@ -15,10 +15,10 @@ from csm_hybrid.cli.quantize import quantize
 from csm_hybrid.errors import CsmError, ModelInvalid, ModelNotFound, OutputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType
-from quantize import convert as convert_module
-from quantize.convert import convert
-from quantize.recipe import recipe_named
-from quantize.source import open_checkpoint
+from csm_hybrid.quantize import convert as convert_module
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.recipe import recipe_named
+from csm_hybrid.quantize.source import open_checkpoint
 
 
 def run(*arguments: object) -> str:
@@ -89,9 +89,9 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from csm_hybrid.errors import OutputError
-from quantize.convert import convert
-from quantize.recipe import recipe_named
-from quantize.source import open_checkpoint
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.recipe import recipe_named
+from csm_hybrid.quantize.source import open_checkpoint
 checkpoint = open_checkpoint(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
@@ -133,9 +133,9 @@ INTERRUPTED = """
 import sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from quantize.convert import convert
-from quantize.recipe import recipe_named
-from quantize.source import open_checkpoint
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.recipe import recipe_named
+from csm_hybrid.quantize.source import open_checkpoint
 
 class Slow:
     @contextmanager

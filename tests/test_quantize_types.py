@@ -15,7 +15,7 @@ from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, parse_gguf
 from csm_hybrid.model.schema import BACKBONE, DECODER
-from quantize.recipe import RECIPES, fallback, recipe_named
+from csm_hybrid.quantize.recipe import RECIPES, fallback, recipe_named
 
 ERROR = {
     # Relative RMS error of normally distributed weights, a little above theory: a uniform quantiser of step s

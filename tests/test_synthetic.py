@@ -14,7 +14,7 @@ from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, parse_gguf
 from csm_hybrid.model.resolve import CACHE_VARIABLE
 from csm_hybrid.model.synthetic import CSM_1B, MODELS, make_synthetic, synthetic_model
-from quantize.recipe import recipe_named
+from csm_hybrid.quantize.recipe import recipe_named
 
 SMALL = replace(
     CSM_1B,

@@ -19,7 +19,7 @@ _TEXT_ENDS = (256, 257)
 
 def parse(spec: str) -> tuple[str, str | None]:
     """``SIZES`` or ``SIZES:TYPE``: what gives the sizes, and the type if one is named. Raises InputError."""
-    from quantize.recipe import recipe_named
+    from csm_hybrid.quantize.recipe import recipe_named
 
     sizes, _, kind = spec.rpartition(":")
     if not sizes or "/" in kind or "\\" in kind:  # a path may hold a colon
@@ -33,7 +33,7 @@ def model_of(sizes: str, kind: str | None) -> Path:
     ``sizes`` is the name of one that ``csm_hybrid.model.synthetic`` knows, a model file (.gguf), whose twin is
     made, or a checkpoint's config.json in transformers' format. Raises InputError, ModelError, OutputError.
     """
-    from quantize.recipe import DEFAULT, recipe_named
+    from csm_hybrid.quantize.recipe import DEFAULT, recipe_named
 
     from ..model.resolve import writable_cache
     from ..model.synthetic import make_synthetic, synthetic_model
@@ -68,7 +68,7 @@ def _sizes_of(path: Path) -> ModelConfig:
 
 
 def _read(path: Path) -> ModelConfig:
-    from quantize.settings import TableSizes, mimi_config, model_config
+    from csm_hybrid.quantize.settings import TableSizes, mimi_config, model_config
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -91,7 +91,7 @@ def model_flags(values: dict[str, Any]) -> ModelFlags:
 
 def find_model(flags: ModelFlags, *, quiet: bool = False) -> Path:
     """The model file that ``flags`` name; says on standard error when it is the small embedded voice."""
-    from quantize.progress import Silent, Terminal
+    from csm_hybrid.quantize.progress import Silent, Terminal
 
     from ..model.resolve import resolve
 

@@ -9,11 +9,11 @@ import click
 from csm_hybrid.errors import OutputError
 from csm_hybrid.model.ggml import GGMLType
 from csm_hybrid.model.schema import BACKBONE
-from quantize.convert import convert
-from quantize.imatrix import read_imatrix
-from quantize.progress import Terminal
-from quantize.recipe import ALIASES, DEFAULT, RECIPES, recipe_named
-from quantize.source import open_checkpoint, with_overrides
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.imatrix import read_imatrix
+from csm_hybrid.quantize.progress import Terminal
+from csm_hybrid.quantize.recipe import ALIASES, DEFAULT, RECIPES, recipe_named
+from csm_hybrid.quantize.source import open_checkpoint, with_overrides
 
 TYPES_HELP = (
     "\b\nTypes:\n"

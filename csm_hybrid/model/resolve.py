@@ -23,7 +23,7 @@ from csm_hybrid.model import schema
 from csm_hybrid.model.bundle import Bundle
 
 if TYPE_CHECKING:
-    from quantize.progress import Progress
+    from csm_hybrid.quantize.progress import Progress
 
 CACHE_VARIABLE = "CSM_HYBRID_CACHE"
 MAGIC = b"GGUF"
@@ -128,7 +128,7 @@ def _local(source: Path, flags: ModelFlags, progress: Progress | None) -> Path:
     if _is_bundle(source):
         _check_for_bundle(flags, str(source))
         return source
-    from quantize.source import weight_files
+    from csm_hybrid.quantize.source import weight_files
 
     paths = weight_files(source, flags.index_file)
     folder = paths[0].parent
@@ -218,9 +218,9 @@ def _converted(
 ) -> Path:
     """The kept conversion of a checkpoint, made now if it is not there; only then are its files needed."""
     # Only a checkpoint needs the converter; the usual start should not pay for its imports.
-    from quantize.convert import convert
-    from quantize.recipe import DEFAULT, recipe_named
-    from quantize.source import open_checkpoint, with_overrides
+    from csm_hybrid.quantize.convert import convert
+    from csm_hybrid.quantize.recipe import DEFAULT, recipe_named
+    from csm_hybrid.quantize.source import open_checkpoint, with_overrides
 
     recipe = recipe_named(flags.weight_type or DEFAULT)
     tokenizer = None if flags.tokenizer_id is None else _tokenizer(flags.tokenizer_id)

@@ -25,12 +25,12 @@ from csm_hybrid.model.config import ModelConfig, TowerConfig
 from csm_hybrid.model.ggml import GGMLType, parse_gguf, quantize_rows
 from csm_hybrid.model.resolve import writable_cache
 from csm_hybrid.model.schema import TensorSpec
-from quantize.recipe import DEFAULT, Recipe, fallback, recipe_named
-from quantize.safetensors import Array
-from quantize.settings import LLAMA3_SCALING, MIMI, NAMED_TOWERS, PROMPT_TEMPLATE
-from quantize.towers import quantize_tower, tower_header, write_tower
-from quantize.workplace import output_directory
-from quantize.write import Entry, write_bundle
+from csm_hybrid.quantize.recipe import DEFAULT, Recipe, fallback, recipe_named
+from csm_hybrid.quantize.safetensors import Array
+from csm_hybrid.quantize.settings import LLAMA3_SCALING, MIMI, NAMED_TOWERS, PROMPT_TEMPLATE
+from csm_hybrid.quantize.towers import quantize_tower, tower_header, write_tower
+from csm_hybrid.quantize.workplace import output_directory
+from csm_hybrid.quantize.write import Entry, write_bundle
 
 POOL_ROWS = 256
 """Random rows that are quantised per type and width."""

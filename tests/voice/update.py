@@ -85,9 +85,9 @@ def main() -> None:
     figures = {"nll": reference_nll(HERE), "frames": sum(len(r["codes"]) + 1 for r in heldout())}
     (HERE / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
-    from quantize.convert import convert
-    from quantize.recipe import recipe_named
-    from quantize.source import open_checkpoint, with_overrides
+    from csm_hybrid.quantize.convert import convert
+    from csm_hybrid.quantize.recipe import recipe_named
+    from csm_hybrid.quantize.source import open_checkpoint, with_overrides
 
     checkpoint = with_overrides(open_checkpoint(HERE), name=NAME, prompt_template=None)
     convert(checkpoint, PACKAGED, recipe_named("q8_0"))
