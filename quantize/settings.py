@@ -112,6 +112,7 @@ def model_config(
     codebooks = int(settings.get("audio_num_codebooks") or settings.get("num_codebooks") or 0)
     codebooks = codebooks or sizes.audio_rows // sizes.audio_vocab
     end_code = settings.get("codebook_eos_token_id", 0)
+    audio_vocab = int(settings.get("audio_vocab_size") or settings.get("vocab_size") or sizes.audio_vocab)
     return ModelConfig(
         name="",
         backbone=backbone,
@@ -119,13 +120,13 @@ def model_config(
         # figures (33 and 2048) say nothing else.
         decoder=replace(decoder, positions=codebooks + 1),
         codebooks=codebooks,
-        audio_vocab=int(settings.get("audio_vocab_size") or settings.get("vocab_size") or sizes.audio_vocab),
+        audio_vocab=audio_vocab,
         text_vocab=int(settings.get("text_vocab_size") or sizes.text_vocab),
         bos_id=special_ids[0],
         eos_id=special_ids[1],
         end_code=0 if end_code is None else int(_first(end_code)),
         prompt_template=str(settings.get("prompt_template") or PROMPT_TEMPLATE),
-        sampling=_sampling(generation or {}),
+        sampling=_sampling(generation or {}, audio_vocab),
         codec=codec,
     )
 
@@ -185,22 +186,29 @@ def _flavour(settings: Mapping[str, Any], which: str, width: int, layers: int) -
     )
 
 
+_SAMPLING_NAMES = ("do_sample", "temperature", "top_k")
+
+
 @readable("generation_config.json")
-def _sampling(generation: Mapping[str, Any]) -> Sampling | None:
-    """The defaults of ``generation_config.json``; the codebook decoder's are named ``depth_decoder_*`` there."""
-    if "temperature" not in generation and generation.get("do_sample") is not False:
+def _sampling(generation: Mapping[str, Any], vocab: int) -> Sampling | None:
+    """The defaults of ``generation_config.json``; the codebook decoder's are named ``depth_decoder_*`` there.
+
+    transformers leaves out what has its default, so that any one of the names says that the others have theirs.
+    """
+    given = {key: value for key, value in generation.items() if value is not None}
+    if not any(prefix + name in given for prefix in ("", "depth_decoder_") for name in _SAMPLING_NAMES):
         return None
-    first = _choice(generation, "", (1.0, 50))
-    depth = _choice(generation, "depth_decoder_", first)
+    first = _choice(given, "", (1.0, 50), vocab)
+    depth = _choice(given, "depth_decoder_", first, vocab)
     return Sampling(*first, *depth)
 
 
-def _choice(generation: Mapping[str, Any], prefix: str, default: tuple[float, int]) -> tuple[float, int]:
-    """Temperature (0 where sampling is off) and top-k, transformers' 50 unless given."""
-    top_k = int(generation.get(f"{prefix}top_k") or default[1])
-    if generation.get(f"{prefix}do_sample") is False:
+def _choice(given: Mapping[str, Any], prefix: str, default: tuple[float, int], vocab: int) -> tuple[float, int]:
+    """Temperature (0 where sampling is off) and top-k (0 in the file: of all codes)."""
+    top_k = int(given.get(f"{prefix}top_k", default[1])) or vocab
+    if given.get(f"{prefix}do_sample") is False:
         return 0.0, top_k
-    return float(generation.get(f"{prefix}temperature", default[0])), top_k
+    return float(given.get(f"{prefix}temperature", default[0])), top_k
 
 
 @readable("config.json, codec_config,")

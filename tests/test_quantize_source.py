@@ -306,6 +306,27 @@ def test_generation_config_gives_the_sampling_defaults(copy, tmp_path):
     assert Bundle.open(path).config.sampling is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"do_sample": True, "depth_decoder_temperature": 0.9}, (1.0, 50, 0.9, 50)),
+        ({"do_sample": True, "top_k": 20}, (1.0, 20, 1.0, 20)),
+        ({"do_sample": True, "temperature": 0.7, "top_k": 0}, (0.7, 35, 0.7, 35)),  # of all 35 codes
+        ({"temperature": None, "top_k": 30, "depth_decoder_top_k": None}, (1.0, 30, 1.0, 30)),
+        ({"do_sample": False}, (0.0, 50, 0.0, 50)),
+        ({"do_sample": None, "temperature": None}, None),
+        ({"max_new_tokens": 125}, None),
+    ],
+)
+def test_sampling_defaults_that_transformers_leaves_out(copy, settings, expected):
+    folder = copy("transformers")
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    config = open_checkpoint(folder).config
+    found = config.sampling
+    assert config.audio_vocab == 35
+    assert (found and (found.temperature, found.top_k, found.depth_temperature, found.depth_top_k)) == expected
+
+
 STRANGE = (None, -1, 0, 1, 10**9, 10**30, 1.5, float("inf"), "x", "", [], [1], {}, {"a": 1}, True, False)
 
 
