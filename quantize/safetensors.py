@@ -83,7 +83,10 @@ class Tensors(Mapping[str, Array]):
                 "convert from the unquantised checkpoint"
             )
         if place.path not in self._maps:
-            self._maps[place.path] = np.asarray(np.memmap(place.path, dtype=np.uint8, mode="r"))
+            try:
+                self._maps[place.path] = np.asarray(np.memmap(place.path, dtype=np.uint8, mode="r"))
+            except OSError as error:
+                raise ModelInvalid(f"{place.path} cannot be read: {error}") from error
         count = int(np.prod(place.shape, dtype=np.int64))
         data = self._maps[place.path][place.offset : place.offset + count * kind[1].itemsize]
         return Array(kind[0], data.view(kind[1]).reshape(place.shape), name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from csm_hybrid.errors import ModelInvalid, ModelNotFound
 from csm_hybrid.model.config import MimiConfig, ModelConfig
@@ -26,11 +28,15 @@ INDEX_NAMES = ("transformers.safetensors.index.json", "model.safetensors.index.j
 SINGLE_NAME = "model.safetensors"
 MIMI_PATTERN = "tokenizer-*-checkpoint*.safetensors"
 """Mimi's weights as Kyutai names them; never a part of the towers."""
+COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""Small files that belong to a checkpoint, where it has them."""
 CODEC_MARK = "codec_model."
 CODEC_HINT = (
-    "give Mimi's weights with --codec-weights "
-    "(tokenizer-e351c8d8-checkpoint125.safetensors of kyutai/moshiko-pytorch-bf16)"
+    "make a model file with Mimi's weights, csm-hybrid quantize {source} -o model.gguf --codec-weights FILE (FILE is "
+    "tokenizer-e351c8d8-checkpoint125.safetensors of kyutai/moshiko-pytorch-bf16), and speak with --weights-path "
+    "model.gguf"
 )
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,12 @@ def open_checkpoint(
     """
     paths = weight_files(source, index_file)
     folder = paths[0].parent
+    _check_fetched(paths)
     tensors = Tensors(paths)
     flavour = _flavour_of(tensors, source)
     config_json = _read_json(folder / "config.json")
     sizes = _table_sizes(tensors, flavour)
-    codec_tensors, codec_config = _codec(tensors, config_json, folder, codec_weights)
+    codec_tensors, codec_config = _codec(tensors, config_json, paths, codec_weights)
     tokenizer_json, ids = _tokenizer(tokenizer or folder, config_json or {})
     config = settings.model_config(
         config_json, _read_json(folder / "generation_config.json"), sizes, ids, codec_config
@@ -109,16 +116,27 @@ def _directory_files(folder: Path, index_file: str | None) -> list[Path]:
             return _indexed_files(folder / name)
     if (folder / SINGLE_NAME).is_file():
         return [folder / SINGLE_NAME]
+    adapter = folder / "adapter_model.safetensors"
     codecs = set(folder.glob(MIMI_PATTERN))
-    others = sorted(p for p in folder.glob("*.safetensors") if p not in codecs)
+    others = sorted(p for p in folder.glob("*.safetensors") if p not in codecs and p != adapter)
     if len(others) == 1:
         return others
     if others:
         listed = ", ".join(p.name for p in others)
         raise ModelInvalid(f"{folder} holds several safetensors files and no index ({listed}): name one of them")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelInvalid(f"{folder} holds a LoRA without its model: merge it first (peft's merge_and_unload)")
     if any(folder.glob("*.pt")) or any(folder.glob("*.bin")):
         raise ModelInvalid(f"{folder} holds only pickled PyTorch files, which are not read: save as safetensors")
     raise ModelNotFound(f"{folder} holds no safetensors checkpoint (looked for {SINGLE_NAME}, *.safetensors)")
+
+
+def _check_fetched(paths: list[Path]) -> None:
+    """Refuses what git leaves in a large file's place where its LFS extension is not installed."""
+    for path in paths:
+        with suppress(OSError), path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ModelInvalid(f"{path} is a pointer of git-LFS, not the file: fetch it with git lfs pull")
 
 
 def shard_names(index: Path) -> list[str]:
@@ -197,7 +215,7 @@ class _Floats(Mapping[str, NDArray[np.float32]]):
 
 
 def _codec(
-    tensors: Tensors, config_json: Mapping[str, Any] | None, folder: Path, codec_weights: Path | None
+    tensors: Tensors, config_json: Mapping[str, Any] | None, paths: list[Path], codec_weights: Path | None
 ) -> tuple[Mapping[str, NDArray[np.float32]], MimiConfig]:
     """The codec's tensors and sizes: from ``codec_weights``, the checkpoint itself, or a Mimi beside it."""
     own = any(name.startswith(CODEC_MARK) for name in tensors)
@@ -205,16 +223,19 @@ def _codec(
     if codec_weights is None and own:
         return _Floats(tensors), settings.mimi_config(declared)
     if codec_weights is None:
-        beside = sorted(folder.glob(MIMI_PATTERN))
+        beside = sorted(paths[0].parent.glob(MIMI_PATTERN))
         if len(beside) != 1:
-            raise ModelInvalid(f"the checkpoint holds no codec: {CODEC_HINT}")
+            source = paths[0] if len(paths) == 1 else paths[0].parent
+            raise ModelInvalid(f"{source} holds no codec: {CODEC_HINT.format(source=source)}")
         codec_weights = beside[0]
-    found = _Floats(Tensors(weight_files(codec_weights)))
+    codec_paths = weight_files(codec_weights)
+    _check_fetched(codec_paths)
+    found = _Floats(Tensors(codec_paths))
     if codec_names.is_moshi_codec(found):
         read = codec_names.moshi_config(found)
         # A described codec knows what shapes do not tell: the split into heads, the context.
         return found, settings.mimi_config(declared) if declared else read
-    config_beside = _read_json(weight_files(codec_weights)[0].parent / "config.json")
+    config_beside = _read_json(codec_paths[0].parent / "config.json")
     if config_beside is not None and "codec_config" in config_beside:
         config_beside = config_beside["codec_config"]
     return found, settings.mimi_config(declared or config_beside)
@@ -225,15 +246,17 @@ def _tokenizer(place: Path, config: Mapping[str, Any]) -> tuple[str, tuple[int, 
     path = place / "tokenizer.json" if place.is_dir() else place
     if not path.is_file():
         raise ModelNotFound(
-            f"{path}: no such tokenizer; give CSM's, which is Llama 3.2's tokenizer.json, with --tokenizer"
+            f"{path}: no such tokenizer; give CSM's, which is Llama 3.2's tokenizer.json, with --tokenizer "
+            "(of quantize; --tokenizer-id of the other commands)"
         )
     try:
         text = path.read_text(encoding="utf-8")
         parsed = json.loads(text)
         if not isinstance(parsed, dict) or "model" not in parsed:
             raise ValueError("no model in it")
-    except (OSError, ValueError) as error:
-        raise ModelInvalid(f"{path} is no tokenizer.json: {error}") from error
+        Tokenizer.from_str(text)
+    except Exception as error:  # the last one's errors are of no class of their own
+        raise ModelInvalid(f"{path} is no tokenizer.json that can be used: {error}") from error
     names = _read_json(path.parent / "tokenizer_config.json") or {}
     return text, settings.special_ids(parsed, names, config)
 

@@ -6,16 +6,13 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 from csm_hybrid.errors import OutputError
-
-if sys.platform != "win32":  # there, leftovers stay
-    from fcntl import LOCK_EX, LOCK_NB, flock
 
 _SUFFIX = ".csm-work"
 _LOCK = "in-use"  # locked as long as the process that made the directory lives
@@ -58,8 +55,7 @@ def _lock(work: Path, flags: int = 0) -> int | None:
     """The directory's lock, or None where another process holds it or has removed it."""
     handle = os.open(work / _LOCK, os.O_RDWR | flags)
     try:
-        if sys.platform != "win32":
-            flock(handle, LOCK_EX | LOCK_NB)
+        flock(handle, LOCK_EX | LOCK_NB)
         if os.fstat(handle).st_nlink > 0:
             return handle
     except BlockingIOError:
@@ -72,8 +68,6 @@ def _lock(work: Path, flags: int = 0) -> int | None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
     for work in folder.glob(f".*{_SUFFIX}"):
         with contextlib.suppress(OSError):
             lock = _lock(work)
@@ -83,7 +77,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """NumPy and llama.cpp report a short write without its number: no room, in practice."""
-    if error.errno is None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full (or a quota or limit is reached); towers need their size twice for a while"
-    return error.strerror or str(error)
+    """What went wrong, and with which file; NumPy reports a short write in words alone."""
+    full = "the disk is full (or a quota or limit is reached); towers need their size twice for a while"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return full
+    if error.errno is None:
+        return f"{error}; if it was being written, {full}"
+    return str(error.strerror) + (f" ({error.filename})" if error.filename is not None else "")

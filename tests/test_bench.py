@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from test_say import silent_model
 
 from csm_hybrid.bench import costs, peers, speech, sweeps, synthetic
 from csm_hybrid.bench.document import Document
+from csm_hybrid.bench.peers import llama as llama_peer
 from csm_hybrid.cli import main
 from csm_hybrid.codec.schema import decoder_shapes
 from csm_hybrid.errors import InputError
+from csm_hybrid.model import synthetic as synthetic_models
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import TowerConfig
 from csm_hybrid.model.synthetic import CSM_1B
@@ -367,6 +370,32 @@ def test_a_twin_has_the_sizes_of_its_model(model_file: Path, tmp_path: Path, mon
         }
     found = measured("--synthetic", f"{model_file}:q8_0", "--no-machine", *QUICK)
     assert found.figures["speech/frames"].median == FRAMES
+
+
+def test_a_twin_is_made_again_with_other_random_numbers(model_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CSM_HYBRID_CACHE", str(tmp_path))
+    path = synthetic.model_of(str(model_file), "q8_0")
+    monkeypatch.setattr(synthetic_models, "SEED", 1)
+    assert synthetic.model_of(str(model_file), "q8_0") != path
+
+
+@pytest.mark.parametrize(("gpu", "layers"), [(True, -1), (False, 0)])
+def test_beside_llama_cpp_a_gpu_is_used_only_if_it_may_be(model_file, monkeypatch, gpu: bool, layers: int) -> None:
+    asked: list[int] = []
+
+    def note(opens: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(*arguments: Any, gpu_layers: int = -1, **named: Any) -> Any:
+            asked.append(gpu_layers)
+            return opens(*arguments, gpu_layers=gpu_layers, **named)
+
+        return opened
+
+    for name in ("open_backbone", "open_decoder"):
+        monkeypatch.setattr(llama_peer, name, note(getattr(llama_peer, name)))
+    with Model(model_file, threads=1) as model, ExitStack() as stack:
+        setting = peers.Setting(model, {"gpu": gpu}, model_file, speech.Speaking(), threads=1, frames=1)
+        llama_peer.llama(setting, None, stack)
+    assert asked == [layers] * 4
 
 
 def test_sizes_from_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

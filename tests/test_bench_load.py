@@ -132,6 +132,14 @@ def test_no_server_is_a_clear_error() -> None:
         load.run(load.Load("http://127.0.0.1:9", "Hello.", requests=1))
 
 
+def test_options_that_a_server_knows_nothing_of_are_refused(server: Server) -> None:
+    arguments = ["--sweep", "streams", "--peer", "llama", "--weights-path", "x.gguf", "-n", "3"]
+    result = CliRunner().invoke(main, ["bench", "--url", server.url, *arguments])
+    assert result.exit_code == 2
+    assert "leave out --num-runs, --sweep, --peer, --weights-path" in result.stderr
+    assert not server.bodies
+
+
 def test_a_request_can_be_limited_to_so_many_frames(server: Server) -> None:
     result = CliRunner().invoke(main, ["bench", "--url", server.url, "--requests", "1", "--frames", "25"])
     assert result.exit_code == 0, result.output

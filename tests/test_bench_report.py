@@ -67,6 +67,11 @@ def test_json_round_trip(tmp_path: Path) -> None:
         ("[1]", "schema 'list'"),
         ('{"schema": "csm-hybrid-bench/0"}', "schema 'csm-hybrid-bench/0'"),
         ('{"schema": "csm-hybrid-bench/2", "created": ""}', "damaged"),
+        (
+            '{"schema": "csm-hybrid-bench/2", "created": "", "command": [], "machine": {}, "versions": {},'
+            ' "settings": null, "figures": {}, "limits": {}, "notes": []}',
+            "damaged benchmark file: TypeError settings is None",
+        ),
     ],
 )
 def test_files_that_are_no_benchmark(tmp_path: Path, content: str, message: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +22,7 @@ from csm_hybrid.quantize import convert as convert_module
 from csm_hybrid.quantize.convert import convert
 from csm_hybrid.quantize.recipe import recipe_named
 from csm_hybrid.quantize.source import open_checkpoint
+from csm_hybrid.quantize.workplace import output_directory
 
 
 def run(*arguments: object) -> str:
@@ -66,6 +70,30 @@ def test_an_existing_output_is_kept(checkpoints, tmp_path):
     assert target.read_text() == "mine"
     run(checkpoints("original"), "-o", target, "--overwrite")
     Bundle.open(target).close()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_the_checkpoint_is_not_written_over(checkpoints, tmp_path, name):
+    """Guards ``-o X/model.safetensors --overwrite``, which put the model in the checkpoint's place."""
+    folder = Path(shutil.copytree(checkpoints("original"), tmp_path / "mine"))
+    before = (folder / name).read_bytes()
+    for output in (folder / name, folder / ".." / "mine" / name):
+        with pytest.raises(OutputError, match="is what the model is made of"):
+            run(folder / "model.safetensors", "-o", output, "--overwrite")
+    assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/data/other"), r"Permission denied \(/data/other\)"),
+        (OSError("100 requested and 7 written"), "100 requested and 7 written; if .* the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    ],
+)
+def test_disk_errors_keep_their_reason(tmp_path, error, message):
+    with pytest.raises(OutputError, match=message), output_directory(tmp_path / "model.gguf"):
+        raise error
 
 
 def test_a_missing_source(tmp_path):

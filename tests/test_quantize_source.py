@@ -84,12 +84,34 @@ def test_codec_weights_and_tokenizer_from_elsewhere(copy, checkpoints, tmp_path)
     folder = copy("original")
     codec = (folder / "tokenizer-tiny-checkpoint1.safetensors").rename(tmp_path / "mimi.safetensors")
     tokenizer = (folder / "tokenizer.json").rename(tmp_path / "other.json")
-    with pytest.raises(ModelInvalid, match="--codec-weights"):
+    remedy = rf"csm-hybrid quantize {folder}/model\.safetensors -o model\.gguf --codec-weights FILE .*--weights-path"
+    with pytest.raises(ModelInvalid, match=remedy):
         open_checkpoint(folder, tokenizer=tokenizer)
-    with pytest.raises(ModelNotFound, match="--tokenizer"):
+    with pytest.raises(ModelNotFound, match=r"--tokenizer .*--tokenizer-id"):
         open_checkpoint(folder, codec_weights=codec)
     expected = made(checkpoints("original"), tmp_path / "a.gguf")
     assert made(folder, tmp_path / "b.gguf", codec_weights=codec, tokenizer=tokenizer) == expected
+
+
+def test_what_is_no_whole_checkpoint_is_told_by_its_name(copy, tmp_path):
+    folder = copy("original")
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 6\n")
+    with pytest.raises(ModelInvalid, match="git lfs pull"):
+        open_checkpoint(folder)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelInvalid, match="merge it first"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_refused_at_once(copy):
+    """Guards a conversion whose tokenizer fails only when it speaks."""
+    folder = copy("original")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["merges"] = [["never", "heard of"]]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelInvalid, match=r"tokenizer\.json that can be used"):
+        open_checkpoint(folder)
 
 
 def test_bf16_is_read_exactly(checkpoints):

@@ -74,6 +74,10 @@ def test_models_by_name_are_made_once(tmp_path, monkeypatch):
     assert synthetic_model("small:q4_k_m") == path
     assert path.stat().st_mtime_ns == made
     assert synthetic_model("small") != path
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert synthetic_model("small:q4_k") == path
+    assert path.read_bytes() == whole
     with pytest.raises(InputError, match="csm-1b, marvis-250m"):
         synthetic_model("csm-8b")
     with pytest.raises(InputError, match="q9"):

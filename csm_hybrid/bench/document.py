@@ -77,6 +77,9 @@ class Document:
                 f"not a benchmark of this release (schema {found!r}, needed {SCHEMA!r}): measure it again"
             )
         try:
+            for name in ("machine", "versions", "settings"):
+                if not isinstance(value[name], dict):
+                    raise TypeError(f"{name} is {value[name]!r}")
             return cls(
                 created=value["created"],
                 command=value["command"],

@@ -122,10 +122,8 @@ def resident() -> dict[str, int]:
 
 
 def _peak_of_rusage() -> dict[str, int]:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return {}
+    import resource
+
     peak_size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak": peak_size if sys.platform == "darwin" else peak_size * 1024}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -35,18 +34,12 @@ def model_of(sizes: str, kind: str | None) -> Path:
     """
     from csm_hybrid.quantize.recipe import DEFAULT, recipe_named
 
-    from ..model.resolve import writable_cache
-    from ..model.synthetic import make_synthetic, synthetic_model
+    from ..model.synthetic import kept_synthetic, synthetic_model
 
     if Path(sizes).suffix not in (".gguf", ".json"):
         return synthetic_model(f"{sizes}:{kind}" if kind else sizes)
-    config, recipe = _sizes_of(Path(sizes)), recipe_named(kind or DEFAULT)
-    key = hashlib.sha256(str(config).encode()).hexdigest()[:12]
-    with writable_cache() as cache:
-        path = cache / f"synthetic-{config.name}-{recipe.name}-{key}.gguf"
-        if not path.exists():
-            make_synthetic(config, recipe, path)
-        return path
+    config = _sizes_of(Path(sizes))
+    return kept_synthetic(config.name, config, recipe_named(kind or DEFAULT))
 
 
 def _sizes_of(path: Path) -> ModelConfig:

@@ -151,6 +151,7 @@ def bench(**values: Any) -> None:
     old = None if compare is None else read(compare)
     _check_writable(html)
     if values["url"] is not None:
+        _check_for_server()
         document = measure_server(_load(values), _command(), _tell)
     else:
         document = measure(_plan(values), _tell)
@@ -205,6 +206,20 @@ def _plan(values: dict[str, Any]) -> Plan:
         path_of=path_of,
         command=_command(),
     )
+
+
+def _check_for_server() -> None:
+    """Refuses the options that say nothing to a running server."""
+    context = click.get_current_context()
+    used = {"url", "clients", "rate", "requests", "voice", "api_key", "text", "frames", "as_json", "html", "compare"}
+    given = [
+        max(param.opts, key=len)
+        for param in context.command.params
+        if param.name not in used
+        and context.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--url measures a server that runs already: leave out {', '.join(given)}")
 
 
 def _load(values: dict[str, Any]) -> Any:

@@ -18,10 +18,8 @@ from urllib.parse import quote
 from huggingface_hub import HfApi, constants, errors, hf_hub_download, try_to_load_from_cache
 
 from csm_hybrid.errors import CsmError, ModelNotFound
-from csm_hybrid.quantize.source import INDEX_NAMES, SINGLE_NAME, shard_names
+from csm_hybrid.quantize.source import COMPANIONS, INDEX_NAMES, SINGLE_NAME, shard_names
 
-COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-"""Small files that belong to a checkpoint, where the repository has them."""
 ANSWER_SECONDS = 10.0
 """How long the hub may take to say what a repository holds."""
 

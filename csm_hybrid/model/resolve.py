@@ -128,14 +128,11 @@ def _local(source: Path, flags: ModelFlags, progress: Progress | None) -> Path:
     if _is_bundle(source):
         _check_for_bundle(flags, str(source))
         return source
-    from csm_hybrid.quantize.source import weight_files
+    from csm_hybrid.quantize.source import COMPANIONS, weight_files
 
     paths = weight_files(source, flags.index_file)
     folder = paths[0].parent
-    companions = [folder / "config.json", folder / "generation_config.json"]
-    if flags.tokenizer_id is None:
-        companions += [folder / "tokenizer.json", folder / "tokenizer_config.json"]
-    files = [*paths, *sorted(folder.glob("tokenizer-*.safetensors")), *companions]
+    files = [*paths, *sorted(folder.glob("tokenizer-*.safetensors")), *(folder / name for name in COMPANIONS)]
     label = (source if source.is_dir() else source.parent).resolve().name or "model"
     weights = _Part(_state_of(files), lambda: source)
     return _converted(label, weights, flags, progress, index_file=flags.index_file)
@@ -195,9 +192,24 @@ def writable_cache() -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except OSError as error:
-        raise OutputError(f"the cache {folder} cannot be written: {error.strerror}; {remedy}") from error
+        raise OutputError(f"the cache {folder} cannot be written: {error}; {remedy}") from error
     except OutputError as error:
         raise OutputError(f"{error}; {remedy}") from error
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """The model of that name in the cache; ``make`` writes it where there is none, or one that is damaged.
+
+    Raises OutputError where the cache cannot be written.
+    """
+    with writable_cache() as cache:
+        path = cache / name
+        try:
+            Bundle.open(path).close()
+        except (ModelNotFound, ModelInvalid):
+            path.unlink(missing_ok=True)
+            make(path)
+        return path
 
 
 @dataclass(frozen=True)
@@ -227,21 +239,16 @@ def _converted(
     parts = [f"{schema.VERSION} {schema.CONVERSION} {recipe.name}", weights.identity]
     parts += [] if tokenizer is None else [tokenizer.identity]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    with writable_cache() as cache:
-        target = cache / f"{label}-{recipe.name}-{key}.gguf"
-        if target.exists():
-            try:
-                Bundle.open(target).close()
-                return target
-            except ModelInvalid:
-                target.unlink()  # damaged, or of another release: make it again
+
+    def make(target: Path) -> None:
         source = weights.path()
         checkpoint = open_checkpoint(
             source, index_file=index_file, tokenizer=None if tokenizer is None else tokenizer.path()
         )
         checkpoint = with_overrides(checkpoint, name=label, prompt_template=None)
         convert(checkpoint, target, recipe, progress=progress)
-        return target
+
+    return kept(f"{label}-{recipe.name}-{key}.gguf", make)
 
 
 def _state_of(files: list[Path]) -> str:

@@ -23,7 +23,7 @@ from csm_hybrid.errors import InputError
 from csm_hybrid.model import schema
 from csm_hybrid.model.config import ModelConfig, TowerConfig
 from csm_hybrid.model.ggml import GGMLType, parse_gguf, quantize_rows
-from csm_hybrid.model.resolve import writable_cache
+from csm_hybrid.model.resolve import kept
 from csm_hybrid.model.schema import TensorSpec
 from csm_hybrid.quantize.recipe import DEFAULT, Recipe, fallback, recipe_named
 from csm_hybrid.quantize.safetensors import Array
@@ -86,12 +86,13 @@ def synthetic_model(spec: str) -> Path:
         raise InputError(f"no synthetic model {name!r}; there are {', '.join(MODELS)}")
     recipe = recipe_named(type_name or DEFAULT)
     config = MODELS[name]
+    return kept_synthetic(name, config, recipe)
+
+
+def kept_synthetic(name: str, config: ModelConfig, recipe: Recipe) -> Path:
+    """The cached model of any sizes, made now if it is not there. Raises OutputError, as ``synthetic_model``."""
     key = hashlib.sha256(f"{schema.VERSION} {SEED} {config}".encode()).hexdigest()[:12]
-    with writable_cache() as cache:
-        path = cache / f"synthetic-{name}-{recipe.name}-{key}.gguf"
-        if not path.exists():
-            make_synthetic(config, recipe, path)
-        return path
+    return kept(f"synthetic-{name}-{recipe.name}-{key}.gguf", lambda path: make_synthetic(config, recipe, path))
 
 
 def make_synthetic(config: ModelConfig, recipe: Recipe, output: Path) -> None:

@@ -33,8 +33,10 @@ def llama(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pair
 
 
 def _backbones(setting: Setting, bundle: Bundle, pool: _native.ThreadPool, stack: ExitStack) -> list[Pair]:
+    layers = _gpu_layers(setting)
     own, other = (
-        open_backbone(bundle, pool, engine=engine, sequences=max(STREAMS)) for engine in ("native", "llama")
+        open_backbone(bundle, pool, engine=engine, sequences=max(STREAMS), gpu_layers=layers)
+        for engine in ("native", "llama")
     )
     for backbone in (own, other):
         stack.callback(backbone.close)
@@ -76,8 +78,10 @@ def _backbones(setting: Setting, bundle: Bundle, pool: _native.ThreadPool, stack
 
 
 def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> list[Pair]:
+    layers = _gpu_layers(setting)
     own, other = (
-        open_decoder(bundle, pool, engine=engine, max_streams=max(STREAMS)) for engine in ("native", "llama")
+        open_decoder(bundle, pool, engine=engine, max_streams=max(STREAMS), gpu_layers=layers)
+        for engine in ("native", "llama")
     )
     config = bundle.config
 
@@ -94,6 +98,11 @@ def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> lis
         Pair(f"codebook decoder, {_streams(n)}", "ms", partial(frames, other, n), partial(frames, own, n))
         for n in STREAMS
     ]
+
+
+def _gpu_layers(setting: Setting) -> int:
+    """All layers where llama.cpp may use a GPU, none with ``--cpu``."""
+    return -1 if setting.settings.get("gpu", True) else 0
 
 
 def _streams(count: int) -> str:
