@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -63,3 +66,50 @@ async def serving(
         await runner.cleanup()
     assert voice.closed
     assert voice.engine.running == voice.engine.waiting == 0
+
+
+class SlowSocket:
+    """A WebSocket client that reads only what it is told to: the server's writes to it soon have to wait."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *messages: Any) -> None:
+        for message in messages:
+            data = json.dumps(message).encode()
+            size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
+            mask = os.urandom(4)
+            key = (mask * (len(data) // 4 + 1))[: len(data)]
+            self.writer.write(b"\x81" + size + mask + bytes(a ^ b for a, b in zip(data, key, strict=True)))
+
+    async def receive(self) -> dict[str, Any] | bytes:
+        """The next message of text or audio."""
+        while True:
+            head, size = await self.reader.readexactly(2)
+            if size > 125:
+                size = int.from_bytes(await self.reader.readexactly(2 if size == 126 else 8), "big")
+            data = await self.reader.readexactly(size)
+            if head & 15 in (1, 2):
+                return json.loads(data) if head & 15 == 1 else data
+
+    async def listen(self, until: str) -> list[dict[str, Any]]:
+        """All JSON messages to the first of a kind."""
+        told = []
+        while not told or told[-1]["type"] != until:
+            message = await self.receive()
+            if isinstance(message, dict):
+                told.append(message)
+        return told
+
+
+@contextlib.asynccontextmanager
+async def slow_socket(served: Served, path: str) -> AsyncIterator[SlowSocket]:
+    reader, writer = await asyncio.open_connection(served.host, served.port, limit=4096)
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    try:
+        yield SlowSocket(reader, writer)
+    finally:
+        writer.transport.abort()

@@ -10,6 +10,7 @@ import random
 import socket
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from serving import SPEECH, Served, body, serving
@@ -338,3 +339,22 @@ async def test_a_long_speech_is_not_broken_off_for_one_that_waits(limit: dict[st
         done, _ = await asyncio.wait({long, other}, return_when="FIRST_COMPLETED")
         assert done == {long}
         assert (await other)[0] == 200
+
+
+@asynchronous
+async def test_a_slow_reader_of_events_is_told_that_the_time_is_over() -> None:
+    voice = Voice(slots=1)
+    async with serving(voice, max_input_chars=len(LONG) * 6, request_timeout=1.5) as served:
+        request = body(LONG * 6, stream_format="sse", **ENDLESS)
+        async with served.client.post(SPEECH, json=request) as slow:
+            slow.connection.transport.pause_reading()  # type: ignore[union-attr]
+            await _standstill(voice)
+            assert voice.engine.running == 0
+            await asyncio.sleep(1.5)
+            slow.connection.transport.resume_reading()  # type: ignore[union-attr]
+            data = b""
+            with pytest.raises(aiohttp.ClientPayloadError):
+                async for chunk in slow.content.iter_any():
+                    data += chunk
+        assert b'"request_timeout"' in data[-500:]
+        await until(lambda: served.metric('csm_aborted_total{reason="request_timeout"}') == 1)

@@ -54,7 +54,7 @@ SEEDED = {"type": "config", "seed": 3}
 async def test_a_turn_is_one_sound_from_its_start_to_its_usage() -> None:
     async with serving() as served:
         audio, told = await converse(served, [SEEDED, text(TEXT), FLUSH])
-        assert told[0] == {"type": "started", "format": "pcm", "sample_rate": RATE}
+        assert told[0] == {"type": "started", "turn": 1, "format": "pcm", "sample_rate": RATE}
         assert told[-1]["audio_seconds"] == pytest.approx(len(audio) / 2 / RATE)
         assert told[-1]["usage"]["output_tokens"] == len(audio) / 2 / FRAME
 
@@ -109,11 +109,11 @@ async def test_turns_are_spoken_one_after_the_other() -> None:
 async def test_every_turn_is_an_encoding_of_its_own() -> None:
     async with serving() as served, served.client.ws_connect(PATH) as line:
         await line.send_json({"type": "config", "response_format": "opus", "voice": "nova", "speed": 2})
-        for _ in range(2):
+        for turn in (1, 2):
             await line.send_json(text(TEXT))
             await line.send_json(FLUSH)
             audio, told = await listen(line, "done")
-            assert told[0] == {"type": "started", "format": "opus", "sample_rate": RATE}
+            assert told[0] == {"type": "started", "turn": turn, "format": "opus", "sample_rate": RATE}
             assert len(decode("opus", audio)) / RATE == pytest.approx(told[-1]["audio_seconds"], abs=0.05)
 
 

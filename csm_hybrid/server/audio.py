@@ -20,7 +20,7 @@ from .journal import Record
 from .schema import Manner, manner, parse
 from .speaker import Account, Speech
 from .state import REQUEST_ID, SERVER, Server
-from .timing import timeout
+from .timing import Stalled, let_go, patiently, timeout
 
 
 async def create_speech(request: web.Request) -> web.StreamResponse:
@@ -39,11 +39,11 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
     except asyncio.CancelledError:
         record.outcome = "client_left"
         raise
-    except ConnectionError:
-        record.outcome = "client_left"
     except Stalled:
         record.outcome = "stalled"
         reply.cut(at_once=True)
+    except ConnectionError:
+        record.outcome = "client_left"
     except Exception as error:
         told = translate(error, server.worker.retry_after)
         record.outcome, record.error = told.code or "error", str(told)
@@ -91,10 +91,6 @@ async def _once(text: str) -> AsyncIterator[str]:
     yield text
 
 
-class Stalled(Exception):
-    """The reader has taken nothing for too long."""
-
-
 class _Reply:
     """The answer as a stream: plain bytes, or server-sent events with the bytes in base64."""
 
@@ -137,25 +133,19 @@ class _Reply:
         the part for the whole; server-sent events first say why.
         """
         if self._sse:
-            with contextlib.suppress(ConnectionError, Stalled):
+            with contextlib.suppress(ConnectionError):
                 await self._event({"type": "error", **error.body()})
         self.cut()
 
     def cut(self, *, at_once: bool = False) -> None:
         """Closes the connection, after what has been sent or at once."""
-        transport = self._request.transport
-        if transport is not None:
-            transport.abort() if at_once else transport.close()
+        let_go(self._request.transport, 0.0 if at_once else self._patience)
 
     async def _event(self, event: dict[str, Any]) -> None:
         await self._patiently(self.response.write(f"data: {json.dumps(event)}\n\n".encode()))
 
     async def _patiently(self, writing: Coroutine[Any, Any, None]) -> None:
-        try:
-            async with timeout(self._patience):
-                await writing
-        except asyncio.TimeoutError as error:
-            raise Stalled from error
+        await patiently(writing, self._patience)
 
 
 def usage(account: Account) -> dict[str, int]:

@@ -5,13 +5,18 @@ The client sends JSON messages:
                                      pcm and the voice alloy by default; holds from the next turn on
     {"type": "text", "text": "..."}  more text, cut anywhere; each sentence is spoken as soon as it is whole
     {"type": "flush"}                the turn's text is complete: speak what is left. So it is when no text has come
-                                     for --stall-timeout seconds, or for one when the server is shutting down
+                                     for --stall-timeout seconds, or for one when the server is shutting down. A turn
+                                     without any text is done without audio
     {"type": "cancel"}               be silent: what is being spoken and what waits is dropped
 The server sends the audio of a turn as binary messages, one continuous encoding a turn, and JSON messages:
-    {"type": "started", "format", "sample_rate"}    a turn's first audio follows
-    {"type": "done", "usage", "audio_seconds"}      the turn has been spoken to its end
-    {"type": "cancelled"}                           after cancel; no more audio of that turn comes
-    {"type": "error", "error": {...}}               what was wrong; the connection stays open
+    {"type": "started", "turn", "format", "sample_rate"}    a turn's first audio follows
+    {"type": "done", "turn", "usage", "audio_seconds"}      the turn has been spoken to its end, or to its longest
+    {"type": "cancelled", "turn"}                           after cancel; no more audio comes of this turn, which is
+                                                            the newest, or of one before it
+    {"type": "error", "error": {...}, "turn"}               what was wrong; the connection stays open. It ended the
+                                                            turn that it names; without one, a message was not taken
+Turns are counted from 1; one begins with the first text, or the flush, after the end of the one before it or its
+flush. A done that crosses a cancel on its way thus is not taken for that of the next turn.
 
 Where the server asks for a key, a client sends it as everywhere: Authorization: Bearer KEY. A browser cannot; it
 offers two subprotocols, as OpenAI's realtime clients do:
@@ -25,9 +30,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -40,9 +44,9 @@ from .encode import FORMATS
 from .errors import ApiError, invalid, translate
 from .journal import Record
 from .schema import Manner, check, manner
-from .speaker import Speech
+from .speaker import Account, Speech
 from .state import REQUEST_ID, SERVER, Server
-from .timing import timeout
+from .timing import Stalled, let_go, patiently, timeout
 
 _DEFAULTS = {"voice": "alloy", "response_format": "pcm"}
 _NOT_TAKEN = ("model", "input", "stream_format")  # of the fields of POST /v1/audio/speech
@@ -51,6 +55,7 @@ _DRAIN_PATIENCE = 1.0  # seconds that text may take to go on while the server is
 _POLL = 0.25  # seconds between looks at whether text has stopped coming
 # Text that has been sent and not yet been spoken may be as long as this many requests.
 _MOST_PENDING = 4
+_MOST_TURNS = 256  # that wait or are being spoken
 
 
 async def stream_speech(request: web.Request) -> web.WebSocketResponse:
@@ -60,10 +65,12 @@ async def stream_speech(request: web.Request) -> web.WebSocketResponse:
         heartbeat=_HEARTBEAT, max_msg_size=server.settings.max_body_bytes, protocols=[SUBPROTOCOL]
     )
     await socket.prepare(request)
-    session = _Session(server, socket, request[REQUEST_ID])
+    session = _Session(server, socket, request)
     server.sockets.add(socket)
     try:
         async for message in socket:
+            if message.type is WSMsgType.ERROR:
+                break
             if message.type is not WSMsgType.TEXT:
                 await session.complain(invalid("send text messages that hold JSON", code="invalid_json"))
                 continue
@@ -75,26 +82,21 @@ async def stream_speech(request: web.Request) -> web.WebSocketResponse:
         pass
     finally:
         server.sockets.discard(socket)
+        let_go(request.transport, server.settings.stall_timeout)
         await session.stop()
     return socket
-
-
-@dataclass
-class _Backlog:
-    """How much text a connection has sent that has not been spoken yet."""
-
-    characters: int = 0
 
 
 class _Turn:
     """The text of one turn, sentence by sentence."""
 
-    def __init__(self, how: Manner, record: Record, backlog: _Backlog, server: Server) -> None:
+    def __init__(self, number: int, how: Manner, record: Record, server: Server) -> None:
+        self.number = number
         self.how = how
         self.record = record
-        self.complete = False
+        self.complete = False  # takes no more text
+        self.pending = 0  # characters of whole sentences that have not been spoken yet
         self._server = server
-        self._backlog = backlog
         self._last = time.monotonic()  # when text came
         self._splitter = SentenceSplitter()
         self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
@@ -107,19 +109,24 @@ class _Turn:
 
     def finish(self) -> None:
         """The text is complete."""
-        self.complete = True
-        self._put(self._splitter.flush())
-        self._sentences.put_nowait(None)
+        if not self.complete:
+            self.complete = True
+            self._put(self._splitter.flush())
+            self._sentences.put_nowait(None)
+
+    def end(self) -> None:
+        """The turn is over: what is left of its text is not spoken any more."""
+        self.complete, self.pending = True, 0
 
     def _put(self, sentences: list[str]) -> None:
         for sentence in sentences:
-            self._backlog.characters += len(sentence)
+            self.pending += len(sentence)
             self._sentences.put_nowait(sentence)
 
     async def pieces(self) -> AsyncIterator[str]:
         """The sentences, each as soon as it is whole."""
         while (sentence := await self._next()) is not None:
-            self._backlog.characters -= len(sentence)
+            self.pending -= len(sentence)
             if speakable(sentence):
                 yield sentence
 
@@ -139,18 +146,17 @@ class _Turn:
 class _Session:
     """One connection: its turns are spoken one after the other, while messages go on being read."""
 
-    def __init__(self, server: Server, socket: web.WebSocketResponse, name: str) -> None:
+    def __init__(self, server: Server, socket: web.WebSocketResponse, request: web.Request) -> None:
         self._server = server
         self._socket = socket
-        self._name = name
+        self._request = request
         self._count = 0
         self._fields = tuple(field for field in server.fields if field.name not in _NOT_TAKEN)
         self._how = self._manner({})
-        self._turn: _Turn | None = None  # the one that takes text
-        self._turns: asyncio.Queue[_Turn] = asyncio.Queue()  # spoken in this order
-        self._backlog = _Backlog()
+        self._turn: _Turn | None = None  # the one that the next text belongs to, if it has not ended
+        self._turns: list[_Turn] = []  # the one that is being spoken, and those that wait
         self._task: asyncio.Task[None] | None = None
-        self._left = False
+        self._end: str | None = None  # what ended the connection, as an outcome
 
     async def take(self, text: str) -> None:
         """Does what a message says. Raises ApiError."""
@@ -161,100 +167,120 @@ class _Session:
         elif kind == "text":
             self._add(message.pop("text", None))
         elif kind == "flush":
-            if self._turn is not None and not self._turn.complete:
-                self._turn.finish()
-            self._turn = None
+            turn, self._turn = self._turn, None
+            (turn or self._begin()).finish()
         elif kind == "cancel":
             await self._silence()
-            await self._send({"type": "cancelled"})
+            await self._send({"type": "cancelled", "turn": self._count})
         else:
             raise invalid("type must be one of config, text, flush, cancel", "type")
 
     def _manner(self, given: dict[str, Any]) -> Manner:
         return manner(_DEFAULTS | check(given, self._fields), self._server.voices)
 
-    async def complain(self, error: ApiError) -> None:
-        """Tells the client what was wrong."""
-        await self._send({"type": "error", **error.body()})
+    async def complain(self, error: ApiError, turn: _Turn | None = None) -> None:
+        """Tells the client what was wrong, and which turn it ended. Raises ConnectionError."""
+        await self._send({"type": "error", **error.body(), **({"turn": turn.number} if turn else {})})
 
     async def stop(self) -> None:
         """Ends everything: the client has left."""
-        self._left = True
+        self._end = self._end or "client_left"
         await self._silence()
 
     async def _silence(self) -> None:
         """Drops what is being spoken and what waits."""
-        task, self._task, self._turn = self._task, None, None
-        self._turns, self._backlog = asyncio.Queue(), _Backlog()
+        task, self._task, self._turn, self._turns = self._task, None, None, []
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})
 
     def _add(self, text: Any) -> None:
         if not isinstance(text, str):
             raise invalid("text must be a string", "text", "invalid_type")
         most = _MOST_PENDING * self._server.settings.max_input_chars
-        if self._backlog.characters + len(text) > most:
+        if sum(turn.pending for turn in self._turns) + len(text) > most:
             raise invalid(f"more than {most} characters wait to be spoken", "text", "string_above_max_length")
-        if self._turn is None or self._turn.complete:
-            self._count += 1
-            record = Record(f"{self._name}.{self._count}", self._how.voice, self._how.response_format)
-            self._turn = _Turn(self._how, record, self._backlog, self._server)
-            self._turns.put_nowait(self._turn)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(self._turns))
-        self._turn.add(text)
+        if text and (self._turn is None or self._turn.complete):
+            self._turn = self._begin()
+        if self._turn is not None:
+            self._turn.add(text)
 
-    async def _run(self, turns: asyncio.Queue[_Turn]) -> None:
-        while True:
-            await self._speak(await turns.get())
+    def _begin(self) -> _Turn:
+        """A new turn, to be spoken after those that wait."""
+        if len(self._turns) >= _MOST_TURNS:
+            raise invalid(f"{_MOST_TURNS} turns wait to be spoken: send more when one is done", code="too_many_turns")
+        self._count += 1
+        record = Record(f"{self._request[REQUEST_ID]}.{self._count}", self._how.voice, self._how.response_format)
+        turn = _Turn(self._count, self._how, record, self._server)
+        self._turns.append(turn)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(self._turns))
+        return turn
+
+    async def _run(self, turns: list[_Turn]) -> None:
+        while turns:
+            try:
+                await self._speak(turns[0])
+            finally:
+                del turns[0]
 
     async def _speak(self, turn: _Turn) -> None:
         server, record = self._server, turn.record
         try:
             server.enter(record)
-            await self._deliver(turn)
+            account = await self._deliver(turn)
+            turn.end()
+            seconds = round(record.audio_seconds, 3)
+            done = {"type": "done", "turn": turn.number, "usage": usage(account), "audio_seconds": seconds}
+            await self._send(done)
             record.outcome = "ok" if record.audio_seconds else "empty"
         except asyncio.CancelledError:
-            record.outcome = "client_left" if self._left else "interrupted"
+            record.outcome = self._end or "interrupted"
             raise
         except ConnectionError:
-            record.outcome = "client_left"
-        except asyncio.TimeoutError:
-            record.outcome = "stalled"
-            await self._socket.close()
+            record.outcome = self._end or "client_left"
         except Exception as error:
             told = translate(error, server.worker.retry_after)
             record.outcome, record.error = told.code or "error", str(told)
-            if self._turn is turn:
-                self._turn = None  # text that still comes begins a new turn
+            turn.end()  # text that still comes begins a new turn
             with contextlib.suppress(ConnectionError):
-                await self.complain(told)
+                await self.complain(told, turn)
         finally:
             server.leave(record)
 
-    async def _deliver(self, turn: _Turn) -> None:
+    async def _deliver(self, turn: _Turn) -> Account:
+        """Sends a turn's audio. Returns what it took."""
         server, how, record = self._server, turn.how, turn.record
+        if turn.complete and not record.characters:
+            return Account(seed=0)
         speech = Speech(server.voice, server.worker, how, server.settings.history)
         record.seed = speech.account.seed
         samples = speech.samples(turn.pieces())
         rate = FORMATS[how.response_format].rate or server.voice.sample_rate
+        started = {"type": "started", "turn": turn.number, "format": how.response_format, "sample_rate": rate}
         async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
             first = True
             async for chunk in chunks:
                 if first:
                     first = False
-                    await self._send({"type": "started", "format": how.response_format, "sample_rate": rate})
-                async with timeout(server.settings.stall_timeout):
-                    await self._socket.send_bytes(chunk)
+                    await self._send(started)
+                await self._write(self._socket.send_bytes(chunk))
         record.cut = speech.account.cut
-        seconds = round(record.audio_seconds, 3)
-        await self._send({"type": "done", "usage": usage(speech.account), "audio_seconds": seconds})
+        return speech.account
 
     async def _send(self, message: dict[str, Any]) -> None:
-        async with timeout(self._server.settings.stall_timeout):
-            await self._socket.send_str(json.dumps(message))
+        await self._write(self._socket.send_str(json.dumps(message)))
+
+    async def _write(self, writing: Coroutine[Any, Any, None]) -> None:
+        """Raises ConnectionError, also of a client that takes nothing: it is dropped."""
+        try:
+            await patiently(writing, self._server.settings.stall_timeout)
+        except Stalled:
+            self._end = "stalled"
+            # A goodbye would have to wait, too.
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise
 
 
 def _parse(text: str) -> dict[str, Any]:
