@@ -375,6 +375,7 @@ async def test_metrics_count_what_was_spoken() -> None:
     async with serving() as served:
         _, data = await served.speak()
         await served.speak(speed=9)
+        assert served.metric("csm_characters_total") == len("Hello there.")
         seconds = len(data) / 2 / RATE
         assert served.metric("csm_audio_seconds_total") == pytest.approx(seconds)
         assert served.metric("csm_frames_total") == len(data) / 2 / FRAME

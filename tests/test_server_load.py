@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import random
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from serving import SPEECH, Served, body, serving
+from serving import SPEECH, Served, body, serving, slow_socket
 from standin import Voice, asynchronous
 
 from csm_hybrid.server.journal import TextFormatter
@@ -91,6 +92,7 @@ async def test_overload_is_refused_at_once_with_the_time_to_wait() -> None:
             assert int(answer.headers["Retry-After"]) >= 1
             assert (await answer.json())["error"]["code"] == "queue_full"
         assert served.metric('csm_rejected_total{reason="queue_full"}') == 1
+        assert served.metric("csm_characters_total") == 0, "what was refused was not spoken"
         first.cancel()
         assert [status for status, _ in await asyncio.gather(*waiting)] == [200, 200]
 
@@ -358,3 +360,44 @@ async def test_a_slow_reader_of_events_is_told_that_the_time_is_over() -> None:
                     data += chunk
         assert b'"request_timeout"' in data[-500:]
         await until(lambda: served.metric('csm_aborted_total{reason="request_timeout"}') == 1)
+
+
+TRACED = {"X-Request-Id": "trace-1"}
+
+
+@asynchronous
+async def test_speeches_of_one_id_are_counted_one_by_one() -> None:
+    """Clients choose their ids: with one for all, a shutdown did not wait and the limit on readers was void."""
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice, queue=0) as served:
+        async with served.client.post(SPEECH, json=body(LONG), headers=TRACED) as first:
+            assert first.status == 200
+            async with served.client.post(SPEECH, json=body(), headers=TRACED) as second:
+                assert second.status == 429
+            assert len(served.server.open) == 1
+        await until(lambda: not served.server.open)
+    async with serving(Voice(slots=1), slow_readers=0, queue=1) as served:
+        statuses = []
+        for _ in range(4):
+            slow = await served.client.post(SPEECH, json=body(LONG, **ENDLESS), headers=TRACED)
+            statuses.append(slow.status)
+            if slow.connection is not None:
+                slow.connection.transport.pause_reading()  # type: ignore[union-attr]
+        assert statuses == [200, 200, 429, 429]
+
+
+@asynchronous
+async def test_what_the_shutdown_cuts_off_has_not_been_left_by_its_client() -> None:
+    voice = Voice(slots=2, seconds=0.02)
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(voice) as served:
+            line = await stack.enter_async_context(slow_socket(served, "/v1/audio/speech/stream"))
+            line.send({"type": "text", "text": LONG})
+            _, writer = await asyncio.open_connection(served.host, served.port)
+            stack.callback(writer.close)
+            data = json.dumps(body(LONG)).encode()
+            head = f"POST {SPEECH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            await until(lambda: voice.engine.running == 2)
+        assert served.metric('csm_aborted_total{reason="interrupted"}') == 2
+        assert served.metric('csm_aborted_total{reason="client_left"}') == 0

@@ -16,8 +16,6 @@ from serving import Served, serving
 from standin import FRAME, RATE, Voice, asynchronous
 from test_encode import decode
 
-from csm_hybrid.server.app import close_sockets
-
 PATH = "/v1/audio/speech/stream"
 TEXT = "This is the first sentence. And here comes the second one! Is there a third?"
 
@@ -217,7 +215,7 @@ async def test_clients_that_do_not_answer_a_goodbye_hold_up_the_shutdown_togethe
         for reader, _ in lines:
             assert (await reader.readline()).startswith(b"HTTP/1.1 101")
         begin = time.monotonic()
-        await close_sockets(served.server)
+        await served.app.shutdown()
         assert time.monotonic() - begin < 3
         for reader, writer in lines:
             assert b"\x88\x02\x03\xe9" in await reader.read(4096), "a close frame: going away"

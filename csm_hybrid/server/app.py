@@ -55,6 +55,7 @@ def create_app(voice: Voice, settings: Settings) -> web.Application:
     )
     app.on_response_prepare.append(cross_origin.on_prepare)
     app.on_response_prepare.append(_add_id)
+    app.on_shutdown.append(_break_off)
     app.cleanup_ctx.append(_run(voice, voices, settings))
     app.add_routes(
         [
@@ -163,11 +164,12 @@ async def _until_told_to_stop(server: Server) -> None:
     await asyncio.wait({drained, again}, timeout=server.settings.shutdown_timeout, return_when="FIRST_COMPLETED")
     for task in (drained, again):
         task.cancel()
-    await close_sockets(server)
 
 
-async def close_sockets(server: Server) -> None:
+async def _break_off(app: web.Application) -> None:
     """Says goodbye on all WebSockets, at once and for a second at most: a client may be gone without a word."""
+    server = app[SERVER]
+    server.draining = server.ending = True
 
     async def close(socket: web.WebSocketResponse) -> None:
         with contextlib.suppress(ConnectionError, asyncio.TimeoutError):

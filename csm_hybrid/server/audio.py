@@ -37,7 +37,7 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
             record.voice, record.format, record.characters = how.voice, how.response_format, len(values["input"])
             await _speak(server, values["input"], how, record, reply)
     except asyncio.CancelledError:
-        record.outcome = "client_left"
+        record.outcome = "interrupted" if server.ending else "client_left"
         raise
     except Stalled:
         record.outcome = "stalled"
@@ -73,7 +73,7 @@ async def _body(request: web.Request, server: Server) -> bytes:
 
 async def _speak(server: Server, text: str, how: Manner, record: Record, reply: _Reply) -> None:
     speech = Speech(server.voice, server.worker, how, server.settings.history, whole=True)
-    record.seed = speech.account.seed
+    record.account = speech.account
     samples = speech.samples(_once(text))
     async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
         # Whatever goes wrong before the first sound is answered with a status.
@@ -82,7 +82,6 @@ async def _speak(server: Server, text: str, how: Manner, record: Record, reply: 
         await reply.send(first)
         async for chunk in chunks:
             await reply.send(chunk)
-    record.cut = speech.account.cut
     await reply.end(usage(speech.account))
     record.outcome = "ok" if record.audio_seconds else "empty"
 

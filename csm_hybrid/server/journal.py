@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .metrics import Metrics
+from .speaker import Account
 
 log = logging.getLogger("csm_hybrid.server")
 
@@ -21,17 +22,16 @@ REFUSED = frozenset({"queue_full", "queue_timeout", "shutting_down", "too_many_r
 BROKEN_OFF = frozenset({"client_left", "stalled", "request_timeout", "engine_error", "internal_error", "interrupted"})
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """One speech on its way."""
 
-    id: str
+    id: str  # as the client chose it, so not always its own
     voice: str = ""
     format: str = ""
-    characters: int = 0
+    characters: int = 0  # of the request
     audio_seconds: float = 0.0
-    seed: int | None = None
-    cut: bool = False  # whether the longest length ended it
+    account: Account | None = None  # once it is under way
     outcome: str = "internal_error"
     error: str | None = None  # what the client was told
     underruns: int = 0
@@ -73,8 +73,8 @@ class Record:
             "first_audio_s": None if self.first_audio is None else round(self.first_audio, 3),
             "speed": None if self.speed is None else round(self.speed, 2),
             "seconds": round(time.monotonic() - self.begin, 3),
-            "seed": self.seed,
-            "cut": self.cut or None,
+            "seed": self.account and self.account.seed,
+            "cut": (self.account and self.account.cut) or None,
             "outcome": self.outcome,
             "error": self.error and self.error[:300],
         }
@@ -95,7 +95,7 @@ class Journal:
         elif record.outcome in BROKEN_OFF:
             metrics.aborted.labels(record.outcome).inc()
         metrics.audio_seconds.inc(record.audio_seconds)
-        metrics.characters.inc(record.characters)
+        metrics.characters.inc(record.account.characters if record.account else 0)
         metrics.underruns.inc(record.underruns)
         if record.first_audio is not None:
             metrics.first_audio.observe(record.first_audio)

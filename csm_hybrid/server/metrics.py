@@ -39,7 +39,7 @@ class Metrics:
         self.rejected = self._counter("csm_rejected", "Requests refused before any work, by reason.", "reason")
         self.aborted = self._counter("csm_aborted", "Speeches that broke off, by reason.", "reason")
         self.audio_seconds = self._counter("csm_audio_seconds", "Seconds of audio sent.")
-        self.characters = self._counter("csm_characters", "Characters spoken.")
+        self.characters = self._counter("csm_characters", "Characters of text spoken to their end.")
         self.underruns = self._counter("csm_underruns", "Times that a listener in real time would have had to wait.")
         self.first_audio = Histogram(
             "csm_time_to_first_audio_seconds",

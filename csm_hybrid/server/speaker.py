@@ -134,6 +134,7 @@ class Speech:
         self._heard.set()
         outcome = spoken.utterance.outcome
         self.account.frames += outcome.frames
+        self.account.characters += spoken.characters
         self.account.cut = self.account.cut or outcome.reason == "length"
 
     async def _feed(self, texts: AsyncIterator[str], line: asyncio.Queue[_Spoken | None]) -> None:
@@ -151,7 +152,6 @@ class Speech:
                     request = await asyncio.to_thread(self._passage.request, piece, alone=alone)
                     last = self._worker.submit(request, after=last)
                     self.account.text_tokens += len(request.prompt) - request.context
-                    self.account.characters += len(piece)
                     self._live.append(_Spoken(last, len(piece)))
                     line.put_nowait(self._live[-1])
         finally:

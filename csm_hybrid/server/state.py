@@ -32,7 +32,8 @@ class Server:
     encoders: ThreadPoolExecutor  # encoding is kept off the event loop
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
-    open: set[str] = field(default_factory=set)  # ids of the speeches under way
+    ending: bool = False  # what still runs is being broken off
+    open: set[Record] = field(default_factory=set)  # the speeches under way
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
 
     @property
@@ -49,11 +50,11 @@ class Server:
             raise overloaded(
                 f"{most} speeches are under way: try again later", "too_many_requests", self.worker.retry_after
             )
-        self.open.add(record.id)
+        self.open.add(record)
 
     def leave(self, record: Record) -> None:
         """Counts a speech out and writes its line."""
-        self.open.discard(record.id)
+        self.open.discard(record)
         self.journal.close(record)
 
 

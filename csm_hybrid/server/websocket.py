@@ -183,8 +183,8 @@ class _Session:
         await self._send({"type": "error", **error.body(), **({"turn": turn.number} if turn else {})})
 
     async def stop(self) -> None:
-        """Ends everything: the client has left."""
-        self._end = self._end or "client_left"
+        """Ends everything: the connection is over."""
+        self._end = self._end or ("interrupted" if self._server.ending else "client_left")
         await self._silence()
 
     async def _silence(self) -> None:
@@ -254,7 +254,7 @@ class _Session:
         if turn.complete and not record.characters:
             return Account(seed=0)
         speech = Speech(server.voice, server.worker, how, server.settings.history)
-        record.seed = speech.account.seed
+        record.account = speech.account
         samples = speech.samples(turn.pieces())
         rate = FORMATS[how.response_format].rate or server.voice.sample_rate
         started = {"type": "started", "turn": turn.number, "format": how.response_format, "sample_rate": rate}
@@ -265,7 +265,6 @@ class _Session:
                     first = False
                     await self._send(started)
                 await self._write(self._socket.send_bytes(chunk))
-        record.cut = speech.account.cut
         return speech.account
 
     async def _send(self, message: dict[str, Any]) -> None:
