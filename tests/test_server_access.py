@@ -65,7 +65,8 @@ async def test_pages_of_a_named_origin_may_ask() -> None:
             assert answer.status == 204
             assert answer.headers["Access-Control-Allow-Origin"] == PAGE
             assert "POST" in answer.headers["Access-Control-Allow-Methods"]
-            assert "Content-Type" in answer.headers["Access-Control-Allow-Headers"]
+            assert answer.headers["Access-Control-Allow-Headers"] == "content-type"
+            assert answer.headers.getall("Vary") == ["Access-Control-Request-Headers", "Origin"]
         headers = {"Origin": PAGE, "Authorization": "Bearer key"}
         async with served.client.post(SPEECH, json=body(), headers=headers) as answer:
             assert answer.headers["Access-Control-Allow-Origin"] == PAGE
@@ -86,6 +87,42 @@ async def test_pages_of_other_origins_may_not(origins: tuple[str, ...]) -> None:
             assert "Access-Control-Allow-Origin" not in answer.headers
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
             await served.client.ws_connect(STREAM, headers={"Origin": PAGE})
+
+
+# What openai-node 6 asks for in a browser.
+OPENAI_NODE = "authorization,content-type," + ",".join(
+    f"x-stainless-{name}"
+    for name in ("arch", "lang", "os", "package-version", "retry-count", "runtime", "runtime-version", "timeout")
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (OPENAI_NODE, OPENAI_NODE),
+        ("x-request-id , openai-beta", "x-request-id , openai-beta"),
+        (None, "Authorization, Content-Type, X-Request-Id"),
+        ("", "Authorization, Content-Type, X-Request-Id"),
+        ("a b", "Authorization, Content-Type, X-Request-Id"),
+        ("a,,b", "Authorization, Content-Type, X-Request-Id"),
+        ("\xe4", "Authorization, Content-Type, X-Request-Id"),
+    ],
+)
+@asynchronous
+async def test_a_page_may_send_the_headers_that_it_asks_for(asked: str | None, told: str) -> None:
+    """OpenAI's own client for pages sends headers that no list here had."""
+    headers = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    headers |= {} if asked is None else {"Access-Control-Request-Headers": asked}
+    async with serving(cors_origins=(PAGE,)) as served, served.client.options(SPEECH, headers=headers) as answer:
+        assert (answer.status, answer.headers["Access-Control-Allow-Headers"]) == (204, told)
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[x]", "null", "http://\u2100.example"])
+@asynchronous
+async def test_an_origin_that_is_no_url_is_a_foreign_one(origin: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as served, served.client.get(STREAM, headers={**UPGRADE, "Origin": origin}) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (403, "origin_not_allowed")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @asynchronous

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -16,7 +17,10 @@ from .errors import ApiError
 # What clients look at before they have a key, or without ever sending one (Open WebUI lists models and voices so).
 OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/v1/audio/models", "/v1/audio/voices"})
 _ALLOWED_METHODS = "GET, POST, OPTIONS"
-_ALLOWED_HEADERS = "Authorization, Content-Type, OpenAI-Organization, OpenAI-Project, OpenAI-Beta"
+_ALLOWED_HEADERS = "Authorization, Content-Type, X-Request-Id"  # of a page that does not say what it will send
+_EXPOSED_HEADERS = "X-Request-Id, Retry-After, X-Should-Retry"
+# A list of headers' names (RFC 9110, section 5.6.2).
+_NAMES = re.compile(r"[\w!#$%&'*+.^`|~-]+(?:[ \t]*,[ \t]*[\w!#$%&'*+.^`|~-]+)*", re.ASCII)
 _PREFLIGHT_SECONDS = "600"
 
 
@@ -86,6 +90,14 @@ def _forbidden(origin: str) -> ApiError:
     return ApiError(HTTPStatus.FORBIDDEN, f"the origin {origin[:100]!r} is not allowed", code="origin_not_allowed")
 
 
+def _host(origin: str) -> str | None:
+    """The host that an origin's pages come from, None for one that is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
+
+
 class CrossOrigin:
     """Lets web pages of the origins that are named use the server, and no others; "*" names all."""
 
@@ -101,7 +113,7 @@ class CrossOrigin:
         origin = request.headers.get("Origin")
         if origin is not None and self.allows(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After"
+            response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
         if self._origins:
             response.headers.add("Vary", "Origin")
 
@@ -117,23 +129,23 @@ class CrossOrigin:
             if origin is None:
                 return await handler(request)
             if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-                return self._preflight(origin)
-            if is_websocket(request):
-                same = urlsplit(origin).netloc == request.host
-                if not same and not self.allows(origin):
-                    raise _forbidden(origin)
+                return self._preflight(origin, request.headers.get("Access-Control-Request-Headers", ""))
+            if is_websocket(request) and not self.allows(origin) and _host(origin) != request.host:
+                raise _forbidden(origin)
             return await handler(request)
 
         return middleware
 
-    def _preflight(self, origin: str) -> web.Response:
+    def _preflight(self, origin: str, headers: str) -> web.Response:
+        """A page of an origin that is allowed may send any header: OpenAI's clients bring a dozen of their own."""
         if not self.allows(origin):
             raise _forbidden(origin)
         return web.Response(
             status=HTTPStatus.NO_CONTENT,
             headers={
                 "Access-Control-Allow-Methods": _ALLOWED_METHODS,
-                "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+                "Access-Control-Allow-Headers": headers if _NAMES.fullmatch(headers) else _ALLOWED_HEADERS,
                 "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+                "Vary": "Access-Control-Request-Headers",
             },
         )
