@@ -185,6 +185,12 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
         assert "Traceback" not in result.stderr
 
 
+def test_a_host_that_cannot_be_is_one_clear_line() -> None:
+    result = CliRunner().invoke(main, ["serve", "--host", "a..b", "--port", "0"])
+    assert result.exit_code == 4
+    assert "cannot listen on a..b port 0" in result.output.splitlines()[-1]
+
+
 def test_every_option_says_how_the_environment_sets_it() -> None:
     result = CliRunner().invoke(main, ["serve", "--help"])
     assert result.exit_code == 0

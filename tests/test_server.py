@@ -15,9 +15,10 @@ import pytest
 from serving import SPEECH, body, serving
 from standin import FRAME, RATE, Voice, asynchronous
 from test_encode import decode
+from yarl import URL
 
 from csm_hybrid.server.encode import FORMATS
-from csm_hybrid.server.journal import TextFormatter
+from csm_hybrid.server.journal import JsonFormatter, TextFormatter
 from csm_hybrid.server.schema import MAX_INPUT_CHARS
 from csm_hybrid.server.voices import OPENAI_VOICES
 
@@ -346,6 +347,29 @@ async def test_the_small_routes() -> None:
         assert (await get("/ready"))["ready"] is True
         async with served.client.get("/v1/models/gpt-5") as answer:
             check_error(answer.status, await answer.read(), 404, "model", "model_not_found")
+
+
+@asynchronous
+async def test_a_models_name_may_have_slashes() -> None:
+    voice = Voice()
+    voice.config.name = "sesame/csm-1b"
+    async with serving(voice) as served:
+        for path in ("/v1/models/sesame/csm-1b", "/v1/models/sesame%2Fcsm-1b"):
+            url = URL(f"http://{served.host}:{served.port}{path}", encoded=True)
+            async with served.client.get(url) as answer:
+                assert (answer.status, (await answer.json())["id"]) == (200, "sesame/csm-1b")
+
+
+@asynchronous
+async def test_a_line_of_the_log_is_json_whatever_a_client_sends(caplog: pytest.LogCaptureFixture) -> None:
+    """A field's name with half a character in it, which UTF-8 cannot write, lost the line."""
+    caplog.set_level("INFO")
+    async with serving() as served:
+        headers = {"Content-Type": "application/json"}
+        async with served.client.post(SPEECH, data=b'{"\\ud800": 1}', headers=headers) as answer:
+            assert answer.status == 400
+    (line,) = [JsonFormatter().format(r) for r in caplog.records if r.getMessage() == "speech"]
+    assert "unrecognized request argument" in json.loads(line.encode())["error"]
 
 
 @asynchronous

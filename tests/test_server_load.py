@@ -205,8 +205,9 @@ async def test_a_request_has_a_longest_time() -> None:
         await until(lambda: voice.engine.running == 0)
         assert served.metric('csm_aborted_total{reason="request_timeout"}') == 1
         voice.decoder.seconds = 1.0
-        status, _ = await served.speak()
-        assert status == 503
+        async with served.client.post(SPEECH, json=body()) as answer:
+            assert answer.status == 503
+            assert answer.headers["X-Should-Retry"] == "false", "OpenAI's clients would try again, twice"
 
 
 @asynchronous

@@ -62,7 +62,7 @@ def create_app(voice: Voice, settings: Settings) -> web.Application:
             web.post("/v1/audio/speech", create_speech),
             web.get("/v1/audio/speech/stream", stream_speech),
             web.get("/v1/models", catalogue.list_models),
-            web.get("/v1/models/{model}", catalogue.get_model),
+            web.get("/v1/models/{model:.+}", catalogue.get_model),
             web.get("/v1/audio/models", catalogue.list_audio_models),
             web.get("/v1/audio/voices", catalogue.list_voices),
             web.get("/health", catalogue.health),
@@ -137,10 +137,10 @@ async def serve(voice: Voice, settings: Settings) -> None:
         site = web.TCPSite(runner, settings.host, settings.port)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that no name can be, such as a..b
+            reason = getattr(error, "strerror", None) or error
             raise OutputError(
-                f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error};"
-                " choose another --host or --port"
+                f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another --host or --port"
             ) from error
         for host, port, *_ in runner.addresses:
             log.info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)

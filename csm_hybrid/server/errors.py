@@ -77,7 +77,10 @@ def _engine_error(error: Exception) -> ApiError:
 
 def _took_too_long(_: Exception) -> ApiError:
     message = "the request took longer than the server allows: send a shorter text"
-    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, kind="server_error", code="request_timeout")
+    # Or OpenAI's clients would try again, and again for as long.
+    headers = {"X-Should-Retry": "false"}
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    return ApiError(status, message, kind="server_error", code="request_timeout", headers=headers)
 
 
 # The first class that fits counts, so a class stands before those that it comes from.
