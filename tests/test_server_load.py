@@ -17,7 +17,10 @@ import pytest
 from serving import SPEECH, Served, body, serving, slow_socket
 from standin import Voice, asynchronous
 
+from csm_hybrid.errors import EngineError
+from csm_hybrid.server.app import serve
 from csm_hybrid.server.journal import TextFormatter
+from csm_hybrid.server.settings import Settings
 
 # Steps that a client's departure may take to be noticed: the loop must hear of the closed connection, and the
 # engine's thread finish the step it is in.
@@ -298,6 +301,59 @@ async def test_a_fault_of_the_engine_itself_ends_the_requests_and_not_the_server
         voice.engine.step = broken  # type: ignore[method-assign]
         assert (await served.speak())[0] == 500
         assert (await served.speak())[0] == 200
+
+
+@asynchronous
+async def test_a_command_that_fails_does_not_end_the_engine() -> None:
+    """The thread ended: every later speech was told that the server was shutting down, which it never did."""
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice) as served:
+        cancel = voice.engine.cancel
+
+        def broken(_: Any) -> None:
+            voice.engine.cancel = cancel  # type: ignore[method-assign]
+            raise RuntimeError("a bug")
+
+        async with served.client.post(SPEECH, json=body(LONG)) as answer:
+            await answer.content.readany()
+            voice.engine.cancel = broken  # type: ignore[method-assign]
+            answer.close()
+        await until(lambda: voice.engine.cancel is not broken)
+        assert (await served.speak())[0] == 200
+        async with served.client.get("/health") as health:
+            assert health.status == 200
+
+
+@asynchronous
+async def test_an_engine_that_fails_for_good_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    voice = Voice(slots=1, seconds=0.02)
+    async with serving(voice) as served:
+
+        def broken() -> bool:
+            raise RuntimeError("a bug")
+
+        speaking = asyncio.create_task(_outcome(served, LONG))
+        await until(lambda: voice.decoder.frames > 2)
+        voice.engine.step = broken  # type: ignore[method-assign]
+        assert (await speaking)[1] is not None
+        await asyncio.sleep(0.3)
+        assert len([r for r in caplog.records if r.exc_info]) <= 3, "the idle thread steps twice a second"
+        del voice.engine.step
+        assert (await served.speak())[0] == 200
+
+
+@asynchronous
+async def test_the_server_ends_with_an_error_when_its_engine_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    voice = Voice()
+
+    def ending() -> bool:
+        raise SystemExit
+
+    voice.engine.step = ending  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="has ended"):
+        await asyncio.wait_for(serve(voice, Settings(port=0)), 10)
+    assert "the engine's thread has ended" in caplog.text
+    assert voice.closed
 
 
 @asynchronous

@@ -15,7 +15,7 @@ from aiohttp import WSCloseCode, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from ..errors import OutputError
+from ..errors import EngineError, OutputError
 from . import catalogue
 from .access import CrossOrigin, authentication
 from .audio import create_speech
@@ -128,7 +128,8 @@ def _quieten(record: logging.LogRecord) -> bool:
 async def serve(voice: Voice, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then lets what runs finish, for a bounded time, and refuses what comes.
 
-    A second signal ends it at once. Raises OutputError when the address cannot be had, InputError for bad voices.
+    A second signal ends it at once. Raises OutputError when the address cannot be had, InputError for bad voices,
+    EngineError when the engine ends by itself.
     """
     app = create_app(voice, settings)
     runner = make_runner(app)
@@ -156,8 +157,14 @@ async def _until_told_to_stop(server: Server) -> None:
         # Where a loop knows no signals (Windows), SIGINT arrives as KeyboardInterrupt.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, signals.put_nowait, number)
-    await signals.get()
+    told = asyncio.create_task(signals.get())
+    died = asyncio.create_task(server.worker.wait())
+    await asyncio.wait({told, died}, return_when="FIRST_COMPLETED")
+    died.cancel()
     server.draining = True
+    if not told.done():
+        told.cancel()
+        raise EngineError("the engine's thread has ended: the log says why; start the server anew")
     log.info("shutting down: %d speeches are under way", len(server.open))
     drained = asyncio.create_task(_drain(server))
     again = asyncio.create_task(signals.get())

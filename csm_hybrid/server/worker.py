@@ -157,6 +157,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._ended = asyncio.Event()
         self._hold_seconds = 5.0  # a running mean of how long a request holds its slot
         # The event loop's: all utterances that have not ended; those that wait for a first slot; those that have one.
         self._known: set[Utterance] = set()
@@ -178,6 +179,10 @@ class Worker:
         self._commands.put(lambda: None)
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    async def wait(self) -> None:
+        """Returns when the thread has ended: it was stopped, or died."""
+        await self._ended.wait()
 
     @property
     def alive(self) -> bool:
@@ -238,19 +243,23 @@ class Worker:
         try:
             busy = False
             while not self._stopping:
-                self._obey(wait=not busy)
                 try:
+                    self._obey(wait=not busy)
                     busy = self._engine.step()
+                    self._publish()
                 except Exception as error:
                     # The engine keeps a request's failure to itself: this is a fault of the engine's own.
-                    log.exception("the engine's step failed")
+                    log.exception("the engine failed")
+                    busy = False
                     self._give_up(_as_csm(error))
-                self._publish()
+        except BaseException:
+            log.critical("the engine's thread has ended", exc_info=True)
         finally:
             self._stopping = True
             self._give_up(Ended())
             # Whatever was submitted and has not been seen here ends too.
             self._call(lambda: self._deliver([(utterance, Ended()) for utterance in self._known]))
+            self._call(self._ended.set)
 
     def _obey(self, *, wait: bool) -> None:
         """Runs all commands that are there; an idle engine waits for one."""
