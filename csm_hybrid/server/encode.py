@@ -22,9 +22,7 @@ from ..audio import wav_header
 
 Samples = NDArray[np.int16]
 
-# atempo's own range starts at 0.5; slower speech takes two of them.
-_SLOWEST_ATEMPO = 0.5
-_PACE_PADDING = 2048  # samples: two of atempo's windows at 24 kHz
+_PACE_PADDING = 8192  # samples: eight of atempo's windows at 24 kHz, two at the speed of 4
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,8 @@ class _Paced:
         self._speed = speed
         self._position = 0
         self._given = 0
-        filters = math.ceil(math.log(speed) / math.log(_SLOWEST_ATEMPO)) if speed < _SLOWEST_ATEMPO else 1
+        # One atempo makes sound down to half as fast, and above twice as fast skips some of it: two share the rest.
+        filters = max(1, math.ceil(abs(math.log2(speed))))
         self._graph = Graph()
         source = self._graph.add_abuffer(sample_rate=sample_rate, format="s16", layout="mono")
         for _ in range(filters):
