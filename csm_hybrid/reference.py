@@ -6,6 +6,7 @@ the text of the other make a Segment (SesameAILabs/csm, ``run_csm.py``: ``prepar
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +43,7 @@ class Encoding(Speaker, Protocol):
 def find_voices(folder: Path) -> dict[str, Path]:
     """The recordings of a folder by their voices' names, sorted; each must have its transcript beside it.
 
+    Names are in Unicode's form NFC: macOS takes letters and accents apart, clients do not.
     Hidden files, folders and other kinds of files do not count. Raises InputError for a folder that cannot be read
     or holds no voice, a recording without a transcript or two of one name, a transcript whose recording is of a
     kind that is not read.
@@ -52,15 +54,16 @@ def find_voices(folder: Path) -> dict[str, Path]:
         raise InputError(f"cannot read the folder of voices {folder}: {error.strerror}") from error
     voices: dict[str, Path] = {}
     for path in (p for p in files if p.suffix.lower() in RECORDINGS):
-        if path.stem in voices:
-            raise InputError(f"{voices[path.stem]} and {path.name} have the same name: remove or rename one of them")
-        voices[path.stem] = path
+        name = unicodedata.normalize("NFC", path.stem)
+        if name in voices:
+            raise InputError(f"{voices[name]} and {path.name} have the same name: remove or rename one of them")
+        voices[name] = path
     transcripts = {p.stem for p in files if p.suffix == ".txt"}
     for path in voices.values():
         if path.stem not in transcripts:
             raise _no_transcript(path)
     for path in files:
-        if path.suffix != ".txt" and path.stem in transcripts and path.stem not in voices:
+        if path.suffix != ".txt" and path.stem in transcripts and path not in voices.values():
             raise InputError(f"{path} has a transcript, but is no recording: convert it to {', '.join(RECORDINGS)}")
     if not voices:
         raise InputError(f"the folder {folder} holds no voice: put a recording into it, and beside it its transcript")

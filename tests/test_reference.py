@@ -251,6 +251,14 @@ def test_a_folder_of_voices(tmp_path: Path) -> None:
     assert find_voices(tmp_path) == {"a": tmp_path / "a.FLAC", "b": tmp_path / "b.wav", "c.x": tmp_path / "c.x.mp3"}
 
 
+def test_names_of_voices_are_composed(tmp_path: Path) -> None:
+    """As clients write them; macOS stores an accent beside its letter."""
+    path = tmp_path / "zoe\u0308.wav"
+    for file in (path, path.with_suffix(".txt")):
+        file.touch()
+    assert find_voices(tmp_path) == {"zo\u00eb": path}
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -259,6 +267,8 @@ def test_a_folder_of_voices(tmp_path: Path) -> None:
         (["a.wav"], "a.wav has no transcript: write what it says into a.txt"),
         (["a.wav", "A.txt"], "has no transcript"),
         (["a.wav", "a.mp3", "a.txt"], "the same name"),
+        (["zoe\u0308.wav", "zoe\u0308.txt", "zo\u00eb.wav", "zo\u00eb.txt"], "the same name"),
+        (["zoe\u0308.m4a", "zoe\u0308.txt"], "is no recording"),
         (["a.m4a", "a.txt"], "a.m4a has a transcript, but is no recording: convert it to .aif"),
     ],
 )

@@ -19,6 +19,7 @@ from test_reference import GOOD, SAID, sound, write
 from test_serve import running
 
 import csm_hybrid
+from csm_hybrid.errors import InputError
 from csm_hybrid.model.resolve import embedded_voice
 from csm_hybrid.prompt import Segment
 from csm_hybrid.server.voices import OPENAI_VOICES, load_voices
@@ -220,6 +221,22 @@ def test_a_bad_voice_stops_the_start_with_one_line(kind: str, tmp_path: Path) ->
     assert words in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert "listening" not in result.stderr
+
+
+def test_a_voices_name_is_written_in_any_script(tmp_path: Path) -> None:
+    for name in ("zoe\u0308", "\u092e\u0940\u0930\u093e", "\u092e\u093f"):  # Zoë, Mira, and a vowel sign at the end
+        write(tmp_path / f"{name}.wav", sound(0.5))
+    with csm_hybrid.load() as model:
+        voices = load_voices(model, tmp_path)
+        for name in ("zoe\u0308", "zo\u00eb", "\u092e\u0940\u0930\u093e", "\u092e\u093f"):
+            assert len(voices.find(name)[1]) == 1, name
+        assert voices.names[0] == "zo\u00eb"
+        for name in ("\u0301anna", "a" * 65, "a-", " a"):
+            write(tmp_path / f"{name}.wav", sound(0.5))
+            with pytest.raises(InputError, match="cannot be a voice's name"):
+                load_voices(model, tmp_path)
+            (tmp_path / f"{name}.wav").unlink()
+            (tmp_path / f"{name}.txt").unlink()
 
 
 def test_only_the_names_context_is_spoken_with() -> None:

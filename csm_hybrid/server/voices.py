@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,8 @@ OPENAI_VOICES = (
 _SPEAKERS = {name: i % 2 for i, name in enumerate(OPENAI_VOICES)}
 HIGHEST_SPEAKER = 9999
 NUMBER = r"^[0-9]{1,4}$"  # what a speaker's number looks like
-_NAME = re.compile(r"\w([\w .-]{0,62}\w)?")
+_NAME = re.compile(r"\w([\w .-]*\w)?")  # but for accents and vowel signs
+_LONGEST_NAME = 64
 # Who speaks in a recording, and after it: any number would do, as long as it is the same one.
 _REFERENCE_SPEAKER = 0
 
@@ -64,6 +66,7 @@ class Voices:
 
     def find(self, name: str, speaker: int | None = None) -> tuple[int, Sequence[Segment]]:
         """A voice's speaker, or ``speaker`` in his place, and its context. Raises ApiError for an unknown name."""
+        name = unicodedata.normalize("NFC", name)
         if (segment := self._references.get(name)) is not None:
             number = segment.speaker if speaker is None else speaker
             return number, (replace(segment, speaker=number),)
@@ -83,7 +86,7 @@ def load_voices(model: Voice, folder: Path) -> Voices:
     """
     references = {}
     for name, path in find_voices(folder).items():
-        if not _NAME.fullmatch(name) or re.fullmatch(NUMBER, name):
+        if not _is_name(name):
             raise InputError(
                 f"{path} cannot be a voice's name: give it up to 64 letters, digits, spaces, dots, - and _,"
                 " and not only digits, which are a speaker's number"
@@ -107,6 +110,13 @@ def load_voices(model: Voice, folder: Path) -> Voices:
             len(references),
         )
     return Voices(references)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a voice may have a name. What stands on or beside a letter counts as a part of it."""
+    letters = "".join(c for c in name if not unicodedata.category(c).startswith("M"))
+    plain = _NAME.fullmatch(letters) and letters[0] == name[0]
+    return bool(plain) and len(name) <= _LONGEST_NAME and not re.fullmatch(NUMBER, name)
 
 
 def _take_in(model: Voice, segment: Segment) -> None:
