@@ -117,21 +117,23 @@ def test_a_text_that_is_being_written_sounds_the_same_from_the_server_and_the_li
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    with running() as (process, base):
+    # What is being said takes minutes, and would be given one.
+    with running("--shutdown-timeout", "60", "--max-input-chars", "1000000") as (process, base):
         client = threading.Thread(target=_ignore, args=(base,), daemon=True)
         client.start()
         while b"csm_running 1.0" not in urllib.request.urlopen(base + "/metrics").read():
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        time.sleep(1.0)
+        assert process.poll() is None, "the first lets it speak on"
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=15)
+        process.communicate(timeout=10)
         assert process.returncode == 0
 
 
 def _ignore(base: str) -> None:
     with suppress(OSError, HTTPException):
-        post(base, input=f"{TEXT} " * 40)
+        post(base, input=f"{TEXT} " * 5000)
 
 
 def test_options_come_from_the_environment_and_the_log_can_be_json() -> None:
@@ -195,7 +197,6 @@ def test_every_option_says_how_the_environment_sets_it() -> None:
     result = CliRunner().invoke(main, ["serve", "--help"])
     assert result.exit_code == 0
     for option in serve.params:
-        assert option.name in ("help", *(p.name for p in serve.params))
         assert f"CSM_HYBRID_{str(option.name).upper()}" in re.sub(r"\s+", "", result.output), option.name
 
 
