@@ -126,7 +126,8 @@ def test_a_limit_holds_for_the_whole_of_a_long_text(tmp_path: Path) -> None:
     assert soundfile.info(path).frames == int(25 * 12.5) * 1920
 
 
-def test_long_text_flows_as_it_is_made_and_an_interruption_keeps_what_was_spoken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_long_text_flows_as_it_is_made_and_an_interruption_keeps_what_was_spoken(tmp_path: Path, name: str) -> None:
     path = tmp_path / "part.wav"
     program = "from csm_hybrid.cli import main; main()"
     command = [sys.executable, "-c", program, "say", SENTENCE * 400, "-o", "-", "--buffer-size", "1"]
@@ -139,7 +140,7 @@ def test_long_text_flows_as_it_is_made_and_an_interruption_keeps_what_was_spoken
         while not list(tmp_path.glob(".part.wav.*")) or next(tmp_path.glob(".part.wav.*")).stat().st_size < 400_000:
             assert process.poll() is None
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(getattr(signal, name))
         _, message = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"interrupted" in message
