@@ -20,7 +20,7 @@ F32_TOLERANCE = 1e-4
 """Relative to the largest logit: two engines that round sums of up to 768 f32 products in another order."""
 Q8_TOLERANCE = 0.02
 """Both round activations to 8 bits in blocks of 32, llama.cpp with a scale in f16: values near halfway between
-two steps (0.5 % of an activation's size apart) go different ways, in 2 layers of 4 products, projection and head."""
+two steps (0.5 % of an activation's size apart) go different ways, in 3 layers of 4 products, projection and head."""
 
 
 @pytest.fixture(params=["f32", "q8_0"])
