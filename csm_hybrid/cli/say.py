@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from . import INTERRUPTED
 from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
 from .standard_input import StandardInput
 
@@ -190,7 +191,7 @@ def _write(model: Model, stream: SpeechStream, output: str | None, play: bool, p
         progress.clear()
     progress.end(output)
     if interrupted:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 class _Progress:

@@ -154,9 +154,7 @@ async def _until_told_to_stop(server: Server) -> None:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Where a loop knows no signals (Windows), SIGINT arrives as KeyboardInterrupt.
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, signals.put_nowait, number)
     told = asyncio.create_task(signals.get())
     died = asyncio.create_task(server.worker.wait())
     await asyncio.wait({told, died}, return_when="FIRST_COMPLETED")

@@ -84,6 +84,8 @@ def load_voices(model: Voice, folder: Path) -> Voices:
 
     Raises InputError for the first bad one. Call it before anybody else steps the engine.
     """
+    contexts = model.engine.contexts
+    kept = contexts if contexts is not None and contexts.limit > 0 else None
     references = {}
     for name, path in find_voices(folder).items():
         if not _is_name(name):
@@ -94,19 +96,19 @@ def load_voices(model: Voice, folder: Path) -> Voices:
         begin = time.perf_counter()
         segment = model.segment(path, speaker=_REFERENCE_SPEAKER)
         references[name] = segment
-        _take_in(model, segment)
+        if kept is not None:
+            _take_in(model, segment)
         fields = {
             "voice": name,
             "seconds": round(len(segment.codes) / model.config.frame_rate, 2),
             "took_s": round(time.perf_counter() - begin, 2),
         }
         log.info("voice", extra={"fields": fields})
-    contexts = model.engine.contexts
-    if contexts is not None and contexts.limit > 0 and len(contexts) < len(references):
+    if kept is not None and len(kept) < len(references):
         log.warning(
             "--voice-cache %d holds %d of %d voices: the first words of the others come later",
-            contexts.limit // 2**20,
-            len(contexts),
+            kept.limit // 2**20,
+            len(kept),
             len(references),
         )
     return Voices(references)
@@ -121,13 +123,10 @@ def _is_name(name: str) -> bool:
 
 def _take_in(model: Voice, segment: Segment) -> None:
     """Speaks a frame with a voice, so that even its first request finds what it leads to in the engine's memory."""
-    engine = model.engine
-    if engine.contexts is None or engine.contexts.limit == 0:
-        return
     frame = 1 / model.config.frame_rate
     passage = Passage(model, speaker=segment.speaker, context=[segment], max_seconds=frame)
-    stream = engine.submit(passage.request("Hello.", alone=True))
+    stream = model.engine.submit(passage.request("Hello.", alone=True))
     while not stream.finished:
-        engine.step()
+        model.engine.step()
     if stream.error is not None:
         raise stream.error
