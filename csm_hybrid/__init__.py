@@ -15,14 +15,14 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .prompt import Segment
+    from .options import Segment
     from .speech import Model, Speech, load
     from .speech_stream import SpeechStream
 
 __all__ = ["Model", "Segment", "Speech", "SpeechStream", "__version__", "load"]
 
 # Where the backbone runs on llama.cpp: libgomp's idle threads, left behind after each pass, spin for milliseconds by
-# default and take a core from the codebook decoder's threads, which run next; a short spin still bridges the gaps
+# default and take a core from the depth decoder's threads, which run next; a short spin still bridges the gaps
 # inside a pass. libgomp reads it once, when it is loaded, so it must be set before anything imports llama_cpp.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
@@ -35,7 +35,7 @@ except metadata.PackageNotFoundError:  # run from a source tree that is not inst
 def __getattr__(name: str) -> Any:
     # Imported at first use: the engine brings llama.cpp with it, which `csm-hybrid --help` does not need.
     if name == "Segment":
-        from .prompt import Segment
+        from .options import Segment
 
         return Segment
     if name in __all__:

@@ -22,22 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .backbone import open_backbone
-from .codebook_decoder import open_decoder
-from .codec import CodecKind, open_codec
-from .context_cache import DEFAULT_LIMIT, ContextCache
-from .engine import Engine
+from .audio.references import Recording, segment_of
+from .backends.base import CodecKind
+from .backends.embedder import FrameEmbedder
+from .backends.open import open_backbone, open_codec, open_depth_decoder
+from .backends.threads import default_threads
+from .checkpoints.resolve import embedded_model
+from .engine.engine import Engine
+from .engine.planner import DEFAULT_HISTORY, ChunkPlanner
+from .engine.prefix_cache import DEFAULT_LIMIT, PrefixCache
+from .engine.request import FinishReason, Request, StageTimes, Stream
 from .errors import DeviceError, EngineError, InputError
 from .model.bundle import Bundle
 from .model.config import ModelConfig, Sampling
-from .model.resolve import embedded_voice
-from .passage import DEFAULT_HISTORY, Passage
-from .pieces import GrowingText, Pieces, WholeText
-from .prompt import NO_ENTRY, FrameEmbedder, Frames, PromptBuilder, Segment
-from .reference import Recording, segment_of
+from .options import Segment
 from .speech_stream import SpeechStream
-from .streams import FinishReason, Request, StageTimes, Stream
-from .threads import default_threads
+from .text.chunks import GrowingText, Pieces, WholeText
+from .text.prompt import NO_ENTRY, Frames, PromptBuilder
 
 # csm.rs's defaults, for a model file that brings none of its own.
 DEFAULT_TEMPERATURE = 0.7
@@ -68,7 +69,7 @@ class Model:
     llama.cpp offload to a GPU when its build can; ``backbone`` and ``decoder`` are ``auto`` (llama.cpp with such a
     GPU, else native), ``native`` or ``llama``; ``codec`` is ``native`` or ``moshi`` (an extra). ``codebooks`` decodes
     the sound from the first so many alone: coarser, hardly faster. What a context leads to is kept for the next
-    request that has it, in up to ``context_cache`` bytes (0: never); the sound does not depend on it.
+    request that has it, in up to ``prefix_cache`` bytes (0: never); the sound does not depend on it.
     With ``ignore_end``, speech goes on to its longest length whatever the model says: for measurements.
     Not to be used in a process that was forked after it was loaded: that raises EngineError.
     Raises ModelNotFound, ModelInvalid, DeviceError, EngineError where memory or threads do not suffice.
@@ -85,15 +86,15 @@ class Model:
         decoder: str = "auto",
         codec: CodecKind = "native",
         codebooks: int | None = None,
-        context_cache: int = DEFAULT_LIMIT,
+        prefix_cache: int = DEFAULT_LIMIT,
         ignore_end: bool = False,
     ) -> None:
         if threads is not None and not 1 <= threads <= _MOST:
             raise InputError(f"threads must lie in 1..{_MOST}, not {threads}")
         if not 1 <= slots <= _MOST:
             raise InputError(f"slots must lie in 1..{_MOST}, not {slots}")
-        if context_cache < 0:
-            raise InputError(f"context_cache must be at least 0 bytes, not {context_cache}")
+        if prefix_cache < 0:
+            raise InputError(f"prefix_cache must be at least 0 bytes, not {prefix_cache}")
         self.threads = threads or default_threads()
         self._lock = threading.RLock()
         self._abandoned: deque[Stream] = deque()  # that nobody listens to any more
@@ -104,22 +105,22 @@ class Model:
             layers = -1 if gpu else 0
             self.backbone = open_backbone(bundle, self._pool, engine=backbone, sequences=slots, gpu_layers=layers)
             stack.callback(self.backbone.close)
-            self.codebook_decoder = open_decoder(
+            self.depth_decoder = open_depth_decoder(
                 bundle, self._pool, engine=decoder, max_streams=slots, gpu_layers=layers
             )
-            stack.callback(self.codebook_decoder.close)
+            stack.callback(self.depth_decoder.close)
             self.codec = open_codec(bundle, self._pool, kind=codec, codebooks=codebooks)
             self.embedder = FrameEmbedder(bundle)
             self._builder = PromptBuilder(bundle.config, bundle.tokenizer_json)
             # No code is NO_ENTRY, so that no frame ends the speech.
             config = replace(bundle.config, end_code=NO_ENTRY) if ignore_end else bundle.config
-            contexts = ContextCache(self.backbone, context_cache)
+            contexts = PrefixCache(self.backbone, prefix_cache)
             stack.callback(contexts.clear)
             self._engine = Engine(
                 config,
                 self.backbone,
                 self.embedder,
-                self.codebook_decoder,
+                self.depth_decoder,
                 self.codec,
                 slots=slots,
                 contexts=contexts,
@@ -171,7 +172,7 @@ class Model:
             raise InputError(f"the buffer must be at least 1 frame, not {buffer_frames}")
         if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 2**63):
             raise InputError(f"the seed must be a whole number in 0..2**63-1, not {seed}")
-        passage = Passage(
+        planner = ChunkPlanner(
             self,
             speaker=speaker,
             context=context,
@@ -183,9 +184,9 @@ class Model:
             history=history,
         )
         pieces: Pieces = (
-            WholeText(passage.pieces(text) or [text]) if isinstance(text, str) else GrowingText(text, passage.pieces)
+            WholeText(planner.pieces(text) or [text]) if isinstance(text, str) else GrowingText(text, planner.pieces)
         )
-        return SpeechStream(self, passage, pieces, buffer_frames)
+        return SpeechStream(self, planner, pieces, buffer_frames)
 
     def speak(self, text: str, **settings: object) -> Speech:
         """Speaks ``text`` and returns it whole; takes the settings of ``stream``."""
@@ -239,7 +240,7 @@ class Model:
         template: str | None = None,
         max_frames: int | None = None,
     ) -> Frames:
-        """Frames (T, K + 1) of the prompt; see ``csm_hybrid.prompt``."""
+        """Frames (T, K + 1) of the prompt; see ``csm_hybrid.text.prompt``."""
         return self.builder(template).build(text, speaker, context, max_frames=max_frames)
 
     def builder(self, template: str | None = None) -> PromptBuilder:
@@ -298,4 +299,4 @@ def _thread_pool(threads: int) -> _native.ThreadPool:
 
 def load(path: str | Path | None = None, **settings: object) -> Model:
     """Loads a single-file model, or the small embedded voice; takes the settings of ``Model``."""
-    return Model(embedded_voice() if path is None else path, **settings)  # type: ignore[arg-type]
+    return Model(embedded_model() if path is None else path, **settings)  # type: ignore[arg-type]

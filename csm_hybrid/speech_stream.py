@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .streams import FinishReason, Stream
+from .engine.request import FinishReason, Stream
 
 if TYPE_CHECKING:
-    from .passage import Passage
-    from .pieces import Pieces
+    from .engine.planner import ChunkPlanner
     from .speech import Model
+    from .text.chunks import Pieces
 
 
 class SpeechStream(Iterator[NDArray[np.float32]]):
@@ -25,9 +25,9 @@ class SpeechStream(Iterator[NDArray[np.float32]]):
     Every chunk is a float32 array (n,) in -1..1. Close it, leave its ``with`` block or drop it to stop early.
     """
 
-    def __init__(self, model: Model, passage: Passage, pieces: Pieces, buffer_frames: int) -> None:
+    def __init__(self, model: Model, planner: ChunkPlanner, pieces: Pieces, buffer_frames: int) -> None:
         self._model = model
-        self._passage = passage
+        self._passage = planner
         self._pieces = pieces
         self._buffer_frames = buffer_frames
         self._begin: float | None = None  # when the first piece was handed to the engine

@@ -1,4 +1,4 @@
-"""The codec's tensors of a checkpoint, under the names and in the layout of ``csm_hybrid.codec.schema``.
+"""The codec's tensors of a checkpoint, under the names and in the layout of ``csm_hybrid.model.codec_schema``.
 
 Three layouts are read: transformers' Mimi (with or without ``codec_model.`` in front), the same as
 transformers 5 saves it (``encoder.encoder_seanet...``), and moshi's own. They hold the same weights, except
@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_hybrid.codec.schema import tensor_shapes
 from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.model.codec_schema import tensor_shapes
 from csm_hybrid.model.config import MimiConfig
 
-from .flavours import pairs_from_halves
+from .layouts import pairs_from_halves
 
 Floats = NDArray[np.float32]
 Tensors = Mapping[str, NDArray[np.generic]]

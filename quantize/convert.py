@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_hybrid.codec.schema import stands_half
-from csm_hybrid.model import schema
+from csm_hybrid.model import file_schema as schema
 from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.model.codec_schema import stands_half
 from csm_hybrid.model.ggml import GGMLType, quantize_rows
 
 from .progress import Progress, Silent
 from .recipe import Recipe
 from .safetensors import Array
 from .source import Checkpoint
+from .staging import output_directory
 from .towers import quantize_tower, write_tower
-from .workplace import output_directory
 from .write import Entry, file_entry, write_bundle
 
 Importance = Mapping[str, Mapping[str, NDArray[np.float32]]]  # embedded GGUF -> tensor -> (columns,)
@@ -74,7 +74,7 @@ def _tower(
     tower = config.backbone if head else config.decoder
     vocab = config.audio_vocab if head else schema.STAND_IN_VOCAB
     plain, quantised = work / f"plain-{name}", work / name
-    label = "backbone" if head else "codebook decoder"
+    label = "backbone" if head else "depth decoder"
     count = sum(1 for _ in schema.tower_tensors(tower, vocab, head=head))
     with progress.stage(f"reading the {label}", count) as advance:
 

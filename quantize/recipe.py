@@ -3,7 +3,7 @@
 Towers follow llama.cpp's own rules for the named mix. The tables: embeddings are looked up a row at a time,
 so their size costs memory and not time; the audio embeddings feed both towers and the heads make the
 choices, so K-mixes keep both at q6_k, as llama.cpp keeps an output head. The projection is small, stands
-before every step of the codebook decoder and stays at q8_0.
+before every step of the depth decoder and stays at q8_0.
 """
 
 from __future__ import annotations

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from csm_hybrid.quantize import checkpoint_config as settings
+from csm_hybrid.quantize import codec_names
+from csm_hybrid.quantize import layouts as flavours
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from csm_hybrid.errors import ModelInvalid, ModelNotFound
 from csm_hybrid.model.config import MimiConfig, ModelConfig
-from csm_hybrid.model.schema import BACKBONE, DECODER
+from csm_hybrid.model.file_schema import BACKBONE, DECODER
 from csm_hybrid.model.values import faults
 
-from . import codec_names, flavours, settings
-from .flavours import Flavour, Weights
+from .layouts import Flavour, Weights
 from .safetensors import Tensors
 
 INDEX_NAMES = ("transformers.safetensors.index.json", "model.safetensors.index.json")

@@ -15,11 +15,11 @@ from gguf import GGUFWriter
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
-from csm_hybrid._llama_log import capture_log
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import TowerConfig
+from csm_hybrid.model.file_schema import VECTOR_TYPES, TensorSpec, tower_tensors, tower_values
 from csm_hybrid.model.ggml import GGMLType, fits, row_bytes
-from csm_hybrid.model.schema import VECTOR_TYPES, TensorSpec, tower_tensors, tower_values
+from csm_hybrid.model.llama_log import capture_log
 
 from .interruptible import Interruptible
 from .safetensors import Array

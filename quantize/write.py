@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
-from csm_hybrid.model import schema
+from csm_hybrid.model import file_schema as schema
 from csm_hybrid.model.config import ModelConfig
 from csm_hybrid.model.ggml import GGMLType, row_bytes
 from csm_hybrid.model.values import values_of

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from golden import generate
-
 from csm_hybrid.quantize.convert import convert
 from csm_hybrid.quantize.recipe import recipe_named
 from csm_hybrid.quantize.source import open_checkpoint, with_overrides
+from golden import generate
 
 # A shell that runs the tests in the background leaves SIGINT ignored, which the programs under test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from csm_hybrid.engine import Engine
+from csm_hybrid.engine.engine import Engine
+from csm_hybrid.engine.request import Request, Stream
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import Sampling
-from csm_hybrid.streams import Request, Stream
 
 K, WIDTH, VOCAB, FRAME_SAMPLES = 3, 2, 11, 4
 GREEDY = Sampling(temperature=0.0, top_k=1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_hybrid.codec.schema import tensor_shapes
+from csm_hybrid.model.codec_schema import tensor_shapes
 from csm_hybrid.model.config import MimiConfig
 
 TINY = MimiConfig(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from csm_hybrid.engine import Engine
+from csm_hybrid.engine.engine import Engine
 from csm_hybrid.errors import EngineError, InputError, PromptTooLong
 from csm_hybrid.model.config import Sampling
-from csm_hybrid.text import normalise
+from csm_hybrid.text.normalise import normalise
 
 K, VOCAB, WIDTH = 4, 64, 3
 RATE, FRAME = 24_000, 1920

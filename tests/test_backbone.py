@@ -15,7 +15,9 @@ from reference.random_decoder import random_backbone_tensors, random_config
 from reference.tower import ReferenceTower
 
 from csm_hybrid import _native, load
-from csm_hybrid.backbone import NativeBackbone, Saved, open_backbone
+from csm_hybrid.backends.base import SavedPrefix
+from csm_hybrid.backends.native_backbone import NativeBackbone
+from csm_hybrid.backends.open import open_backbone
 from csm_hybrid.errors import EngineError, ModelInvalid
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import ModelConfig
@@ -24,7 +26,7 @@ from csm_hybrid.model.ggml import GGMLType
 POOL = _native.ThreadPool(threads=2)
 
 F32_TOLERANCE = 2e-5
-"""Relative to the largest value: as for the codebook decoder, which is the same tower (test_codebook_decoder.py)."""
+"""Relative to the largest value: as for the depth decoder, which is the same tower (test_depth_decoder.py)."""
 ROUNDING = 0.04
 """Root mean square error over all positions that 8-bit activations cause, relative to the values: derived there
 as well, where it is the root mean square over the positions of a frame."""
@@ -217,9 +219,9 @@ def test_what_cannot_be_copied_is_refused_and_changes_nothing() -> None:
         lambda: backbone.save(2, 1),
         lambda: backbone.restore(0, saved),
         lambda: backbone.restore(-1, saved),
-        lambda: backbone.restore(1, Saved(11, saved.data[:-1])),
-        lambda: backbone.restore(1, Saved(40, saved.data)),
-        lambda: backbone.restore(1, Saved(POSITIONS + 1, saved.data)),
+        lambda: backbone.restore(1, SavedPrefix(11, saved.data[:-1])),
+        lambda: backbone.restore(1, SavedPrefix(40, saved.data)),
+        lambda: backbone.restore(1, SavedPrefix(POSITIONS + 1, saved.data)),
     ):
         with pytest.raises(EngineError):
             refused()

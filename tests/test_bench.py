@@ -15,16 +15,17 @@ import pytest
 from click.testing import CliRunner, Result
 from test_say import silent_model
 
-from csm_hybrid.bench import costs, peers, speech, sweeps, synthetic
+from csm_hybrid.bench import costs, peers, speech, sweeps
+from csm_hybrid.bench import synthetic_spec as synthetic
 from csm_hybrid.bench.document import Document
 from csm_hybrid.bench.peers import llama as llama_peer
+from csm_hybrid.checkpoints import synthetic as synthetic_models
+from csm_hybrid.checkpoints.synthetic import CSM_1B
 from csm_hybrid.cli import main
-from csm_hybrid.codec.schema import decoder_shapes
 from csm_hybrid.errors import InputError
-from csm_hybrid.model import synthetic as synthetic_models
 from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.model.codec_schema import decoder_shapes
 from csm_hybrid.model.config import TowerConfig
-from csm_hybrid.model.synthetic import CSM_1B
 from csm_hybrid.speech import Model
 
 Bundles = Callable[[str, str], Path]
@@ -113,7 +114,7 @@ def test_peers_of_the_same_weights_are_run_beside(
     pairs = {name.rpartition("/")[0] for name in found.group("peer")}
     assert pairs == {
         "llama/backbone, a position of a prompt",
-        *(f"llama/{tower}, {n}" for tower in ("backbone", "codebook decoder") for n in ("1 stream", "8 streams")),
+        *(f"llama/{tower}, {n}" for tower in ("backbone", "depth decoder") for n in ("1 stream", "8 streams")),
         "twin/speech, a step",
     }
     for name in pairs:
@@ -390,7 +391,7 @@ def test_beside_llama_cpp_a_gpu_is_used_only_if_it_may_be(model_file, monkeypatc
 
         return opened
 
-    for name in ("open_backbone", "open_decoder"):
+    for name in ("open_backbone", "open_depth_decoder"):
         monkeypatch.setattr(llama_peer, name, note(getattr(llama_peer, name)))
     with Model(model_file, threads=1) as model, ExitStack() as stack:
         setting = peers.Setting(model, {"gpu": gpu}, model_file, speech.Speaking(), threads=1, frames=1)

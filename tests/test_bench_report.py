@@ -145,7 +145,7 @@ def test_streams_of_different_lengths_share_the_steps_that_there_were() -> None:
     (stages,) = (t for t in tables.tables(found) if t.title == "Where the time goes, per step")
     rows = {row[0]: row[1:] for row in stages.rows}
     assert rows["whole"][0] == "100 ms"  # 1 s in 10 steps
-    assert rows["codebook decoder"][1] == "55.0%"
+    assert rows["depth decoder"][1] == "55.0%"
 
 
 def test_limits_of_streams_of_different_lengths(bundles: Callable[[str, str], Path]) -> None:
@@ -166,7 +166,7 @@ def test_the_table_says_what_was_measured() -> None:
         "csm-1b (x.gguf) · A <fast> one (avx2), 2 threads",
         "read, 64 KiB in all",
         "real-time factor",
-        "codebook decoder",
+        "depth decoder",
         "91.0%",  # the decoder's share of its limit
         "Streams at once",
         "codec, whole: moshi",

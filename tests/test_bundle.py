@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csm_hybrid.quantize.write import Entry, write_bundle
 from gguf import GGUFReader, GGUFWriter
 
 from csm_hybrid.errors import ModelInvalid, ModelNotFound
-from csm_hybrid.model import schema
+from csm_hybrid.model import file_schema as schema
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import ModelConfig, RopeScaling
 from csm_hybrid.model.ggml import GGMLType, parse_gguf, row_bytes
-from csm_hybrid.quantize.write import Entry, write_bundle
 
 Change = Callable[[dict[str, Entry]], None]
 TESTS = Path(__file__).parent

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from reference import mimi as reference
 
 from csm_hybrid import _native
-from csm_hybrid.codec.native import NativeCodec
-from csm_hybrid.codec.schema import stands_half
+from csm_hybrid.backends.native_codec import NativeCodec
 from csm_hybrid.errors import ModelInvalid
+from csm_hybrid.model.codec_schema import stands_half
 from csm_hybrid.model.config import MimiConfig
 
 RELATIVE = 5e-6

@@ -7,18 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from csm_hybrid.quantize.codec_names import USAGE_FLOOR, canonical_codec, is_moshi_codec, moshi_config
+from csm_hybrid.quantize.layouts import pairs_from_halves
 from mimi_models import REAL
 from numpy.typing import NDArray
 
-from csm_hybrid.codec.schema import tensor_shapes
 from csm_hybrid.errors import ModelInvalid
-from csm_hybrid.quantize.codec_names import (
-    USAGE_FLOOR,
-    canonical_codec,
-    is_moshi_codec,
-    moshi_config,
-)
-from csm_hybrid.quantize.flavours import pairs_from_halves
+from csm_hybrid.model.codec_schema import tensor_shapes
 
 Arrays = dict[str, NDArray[np.float32]]
 

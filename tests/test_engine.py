@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from engine_parts import GREEDY, Backbone, Decoder, engine, heard, request, run
 
-from csm_hybrid.engine import PREFILL_ALONE, PREFILL_CHUNK
+from csm_hybrid.engine.engine import PREFILL_ALONE, PREFILL_CHUNK
+from csm_hybrid.engine.request import Request
 from csm_hybrid.errors import EngineError
-from csm_hybrid.streams import Request
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from engine_parts import GREEDY, Backbone, Config, Decoder, K, engine, heard, request, run
 
-from csm_hybrid.engine import LEAD_SECONDS, PREFILL_CHUNK
-from csm_hybrid.streams import Request, Stream
+from csm_hybrid.engine.engine import LEAD_SECONDS, PREFILL_CHUNK
+from csm_hybrid.engine.request import Request, Stream
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 from hub_server import LATER, Hub, serving
 from huggingface_hub import constants, errors, hf_hub_download
 
+from csm_hybrid.checkpoints import hub as module
+from csm_hybrid.checkpoints.resolve import CACHE_VARIABLE, ModelFlags, resolve
 from csm_hybrid.errors import InputError, ModelNotFound
-from csm_hybrid.model import hub as module
-from csm_hybrid.model import schema
+from csm_hybrid.model import file_schema as schema
 from csm_hybrid.model.bundle import Bundle
-from csm_hybrid.model.resolve import CACHE_VARIABLE, ModelFlags, resolve
 
 CSM = ModelFlags(model_id="some/csm")
 WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

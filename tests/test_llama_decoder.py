@@ -1,4 +1,4 @@
-"""The codebook decoder on llama.cpp against the native one, on the embedded voice's file."""
+"""The depth decoder on llama.cpp against the native one, on the embedded voice's file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 
 from csm_hybrid import _native
 from csm_hybrid._native import Sampler
-from csm_hybrid.codebook_decoder import CodebookDecoder, open_decoder
+from csm_hybrid.backends.base import DepthDecoder
+from csm_hybrid.backends.llama_depth_decoder import LlamaDepthDecoder
+from csm_hybrid.backends.open import open_depth_decoder
 from csm_hybrid.errors import EngineError
-from csm_hybrid.llama_decoder import LlamaDecoder
 from csm_hybrid.model.bundle import Bundle
 
 STREAMS = 5
@@ -26,11 +27,11 @@ two steps (0.5 % of an activation's size apart) go different ways, in 3 layers o
 @pytest.fixture(params=["f32", "q8_0"])
 def opened(
     request: pytest.FixtureRequest, bundles: Callable[[str, str], Path]
-) -> Iterator[tuple[str, Bundle, CodebookDecoder, CodebookDecoder]]:
+) -> Iterator[tuple[str, Bundle, DepthDecoder, DepthDecoder]]:
     pool = _native.ThreadPool(threads=2)
     with Bundle.open(bundles("voice", request.param)) as bundle:
-        llama = open_decoder(bundle, pool, engine="llama", max_streams=STREAMS, gpu_layers=0)
-        yield request.param, bundle, open_decoder(bundle, pool, engine="native"), llama
+        llama = open_depth_decoder(bundle, pool, engine="llama", max_streams=STREAMS, gpu_layers=0)
+        yield request.param, bundle, open_depth_decoder(bundle, pool, engine="native"), llama
 
 
 def inputs(bundle: Bundle, streams: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,7 +46,7 @@ def samplers(streams: int, temperature: float) -> list[Sampler]:
     return [Sampler(seed=b, temperature=temperature, top_k=20) for b in range(streams)]
 
 
-def test_logits(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder]) -> None:
+def test_logits(opened: tuple[str, Bundle, DepthDecoder, DepthDecoder]) -> None:
     kind, bundle, native, llama = opened
     hidden, _, codes = inputs(bundle, STREAMS)
     expected = native.logits(hidden=hidden, codes=codes)
@@ -54,7 +55,7 @@ def test_logits(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder]) ->
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_codes(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder], temperature: float) -> None:
+def test_codes(opened: tuple[str, Bundle, DepthDecoder, DepthDecoder], temperature: float) -> None:
     """The same codes in f32; nothing is left from the frame before, and streams do not mix."""
     kind, bundle, native, llama = opened
     hidden, c0_logits, _ = inputs(bundle, STREAMS)
@@ -70,7 +71,7 @@ def test_codes(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder], tem
     assert fewer.shape == (2, bundle.config.codebooks)
 
 
-def test_unsuitable_arguments(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder]) -> None:
+def test_unsuitable_arguments(opened: tuple[str, Bundle, DepthDecoder, DepthDecoder]) -> None:
     _, bundle, _, llama = opened
     hidden, c0_logits, codes = inputs(bundle, STREAMS + 1)
     with pytest.raises(EngineError, match="opened for 5 streams at once, not 6"):
@@ -81,16 +82,16 @@ def test_unsuitable_arguments(opened: tuple[str, Bundle, CodebookDecoder, Codebo
     with pytest.raises(ValueError, match=r"codes must be in 0\.\."):
         llama.logits(hidden=hidden, codes=codes)
     with pytest.raises(EngineError, match="at most 256 streams at once, not 257"):
-        LlamaDecoder(bundle, _native.ThreadPool(threads=1), max_streams=257)
+        LlamaDepthDecoder(bundle, _native.ThreadPool(threads=1), max_streams=257)
 
 
-def test_closed(opened: tuple[str, Bundle, CodebookDecoder, CodebookDecoder]) -> None:
+def test_closed(opened: tuple[str, Bundle, DepthDecoder, DepthDecoder]) -> None:
     _, bundle, native, llama = opened
     hidden, c0_logits, _ = inputs(bundle, 1)
     for decoder in (native, llama):
         decoder.close()
         decoder.close()
-        with pytest.raises(EngineError, match="the codebook decoder is closed"):
+        with pytest.raises(EngineError, match="the depth decoder is closed"):
             decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers(1, 0))
 
 

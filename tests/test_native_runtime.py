@@ -185,14 +185,13 @@ def test_an_instruction_set_that_is_not_there_is_named(name: str) -> None:
 def test_a_model_without_memory_is_one_line() -> None:
     code = """
         from csm_hybrid import _native
-        from csm_hybrid.codec import open_codec
-        from csm_hybrid.codebook_decoder import open_decoder
+        from csm_hybrid.backends.open import open_codec, open_depth_decoder
+        from csm_hybrid.checkpoints.resolve import embedded_model
         from csm_hybrid.errors import EngineError
         from csm_hybrid.model.bundle import Bundle
-        from csm_hybrid.model.resolve import embedded_voice
-        bundle, pool = Bundle.open(embedded_voice()), _native.ThreadPool(threads=1)
+        bundle, pool = Bundle.open(embedded_model()), _native.ThreadPool(threads=1)
         limit(3 * 2**20)
-        for part in (open_decoder, open_codec):
+        for part in (open_depth_decoder, open_codec):
             try:
                 part(bundle, pool)
             except EngineError as error:
@@ -200,7 +199,7 @@ def test_a_model_without_memory_is_one_line() -> None:
     """
     lines = run(code).stdout.splitlines()
     assert [line.split(";")[0] for line in lines] == [
-        "not enough memory for the codebook decoder",
+        "not enough memory for the depth decoder",
         "not enough memory for the codec",
     ]
     assert issubclass(EngineError, csm_hybrid.errors.CsmError)

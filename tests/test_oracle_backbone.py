@@ -12,9 +12,11 @@ import pytest
 from support import VOICE, to_bundle
 
 from csm_hybrid import _native
-from csm_hybrid.backbone import Backbone, open_backbone
+from csm_hybrid.backends.base import Backbone
+from csm_hybrid.backends.open import open_backbone
 from csm_hybrid.model.bundle import Bundle
-from csm_hybrid.prompt import NO_ENTRY, PromptBuilder, Segment
+from csm_hybrid.options import Segment
+from csm_hybrid.text.prompt import NO_ENTRY, PromptBuilder
 
 pytestmark = pytest.mark.oracle
 

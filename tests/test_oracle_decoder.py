@@ -1,4 +1,4 @@
-"""The codebook decoder against transformers' CSM: random models, CSM-1B's widths, the embedded voice."""
+"""The depth decoder against transformers' CSM: random models, CSM-1B's widths, the embedded voice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from reference.random_decoder import random_config, tensor_view
 
 from csm_hybrid import _native
-from csm_hybrid.codebook_decoder import NativeDecoder, open_decoder
+from csm_hybrid.backends.native_depth_decoder import NativeDepthDecoder
+from csm_hybrid.backends.open import open_depth_decoder
 from csm_hybrid.model.bundle import Bundle, TensorView
 from csm_hybrid.model.config import ModelConfig
 from csm_hybrid.model.ggml import GGMLType
@@ -149,7 +150,7 @@ def test_logits_of_random_models(config: ModelConfig, kind: GGMLType) -> None:
     rng = np.random.default_rng(1)
     hidden = rng.standard_normal((3, config.backbone.width)).astype(np.float32)
     codes = rng.integers(0, config.audio_vocab, (3, config.codebooks)).astype(np.int32)
-    got = NativeDecoder(config, tensors_of(model, config, kind), POOL).logits(hidden=hidden, codes=codes)
+    got = NativeDepthDecoder(config, tensors_of(model, config, kind), POOL).logits(hidden=hidden, codes=codes)
     assert relative_error(got, expected_logits(model, hidden, codes)) <= TOLERANCE
 
 
@@ -160,7 +161,7 @@ def test_rope_scaling_left_out_is_seen() -> None:
     hidden = rng.standard_normal((3, WIDE.backbone.width)).astype(np.float32)
     codes = rng.integers(0, WIDE.audio_vocab, (3, WIDE.codebooks)).astype(np.int32)
     unscaled = dataclasses.replace(WIDE, decoder=dataclasses.replace(WIDE.decoder, rope_scaling=None))
-    got = NativeDecoder(unscaled, tensors_of(model, WIDE, GGMLType.F32), POOL).logits(hidden=hidden, codes=codes)
+    got = NativeDepthDecoder(unscaled, tensors_of(model, WIDE, GGMLType.F32), POOL).logits(hidden=hidden, codes=codes)
     assert relative_error(got, expected_logits(model, hidden, codes)) > 10 * TOLERANCE
 
 
@@ -198,7 +199,7 @@ def test_logits_of_the_voice(
     hidden, _, codes = spoken
     assert len(codes) == FRAMES
     with Bundle.open(bundles("voice", kind)) as bundle:
-        got = open_decoder(bundle, POOL).logits(hidden=hidden, codes=codes)
+        got = open_depth_decoder(bundle, POOL).logits(hidden=hidden, codes=codes)
     assert relative_error(got, expected_logits(voice.depth_decoder, hidden, codes)) <= TOLERANCE
 
 
@@ -216,5 +217,5 @@ def test_greedy_codes_of_the_voice(
         )
     samplers = [_native.Sampler(seed=b, temperature=0, top_k=0) for b in range(FRAMES)]
     with Bundle.open(bundles("voice", "f32")) as bundle:
-        got = open_decoder(bundle, POOL).decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
+        got = open_depth_decoder(bundle, POOL).decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
     np.testing.assert_array_equal(got, expected)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from csm_hybrid.quantize.codec_names import canonical_codec, moshi_config
 from mimi_models import REAL, TINY, random_codes, random_tensors
 from numpy.typing import NDArray
 from reference.mimi import quantise
 
 from csm_hybrid import _native
-from csm_hybrid.codec.native import NativeCodec
-from csm_hybrid.quantize.codec_names import canonical_codec, moshi_config
+from csm_hybrid.backends.native_codec import NativeCodec
 
 pytestmark = pytest.mark.oracle
 
@@ -223,7 +223,7 @@ def test_the_voices_encoder_is_transformers() -> None:
 @pytest.mark.parametrize("config", [TINY, replace(TINY, kv_heads=1, semantic_codebooks=2)])
 def test_the_moshi_codec_is_the_native_one(config: Any) -> None:
     """Streams interleaved, frame by frame, beyond the context."""
-    from csm_hybrid.codec.moshi import MoshiCodec
+    from csm_hybrid.backends.moshi_codec import MoshiCodec
 
     tensors = random_tensors(config)
     codec, native = MoshiCodec(config, tensors, device="cpu"), _native_codec(config, tensors)
@@ -239,7 +239,7 @@ def test_the_moshi_codec_is_the_native_one(config: Any) -> None:
 
 
 def test_the_moshi_codec_decodes_fewer_codebooks() -> None:
-    from csm_hybrid.codec.moshi import MoshiCodec
+    from csm_hybrid.backends.moshi_codec import MoshiCodec
 
     tensors = random_tensors(TINY)
     codec = MoshiCodec(TINY, tensors, codebooks=2, device="cpu")

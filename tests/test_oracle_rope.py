@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from csm_hybrid.quantize.checkpoint_config import NAMED_TOWERS, tower
 
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.config import RopeScaling, TowerConfig
-from csm_hybrid.quantize.settings import NAMED_TOWERS, tower
 
 pytestmark = pytest.mark.oracle
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from csm_hybrid.backends.embedder import FrameEmbedder
 from csm_hybrid.errors import InputError, PromptTooLong
 from csm_hybrid.model.bundle import Bundle
-from csm_hybrid.prompt import NO_ENTRY, FrameEmbedder, PromptBuilder, Segment
+from csm_hybrid.options import Segment
+from csm_hybrid.text.prompt import NO_ENTRY, PromptBuilder
 
 BundlePath = Callable[[str, str], Path]
 BOS, EOS = 257, 258  # the voice's ids; its other tokens are the bytes of the lower-cased text

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from csm_hybrid.quantize import convert as convert_module
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.recipe import recipe_named
+from csm_hybrid.quantize.source import open_checkpoint
+from csm_hybrid.quantize.staging import output_directory
 
 from csm_hybrid.cli.quantize import quantize
 from csm_hybrid.errors import CsmError, ModelInvalid, ModelNotFound, OutputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType
-from csm_hybrid.quantize import convert as convert_module
-from csm_hybrid.quantize.convert import convert
-from csm_hybrid.quantize.recipe import recipe_named
-from csm_hybrid.quantize.source import open_checkpoint
-from csm_hybrid.quantize.workplace import output_directory
 
 
 def run(*arguments: object) -> str:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from csm_hybrid.quantize.checkpoint_config import MIMI, NAMED_TOWERS, TableSizes, model_config, special_ids, tower
+from csm_hybrid.quantize.convert import convert
+from csm_hybrid.quantize.recipe import recipe_named
+from csm_hybrid.quantize.safetensors import Tensors
+from csm_hybrid.quantize.source import open_checkpoint, weight_files
 from golden import generate
 
 from csm_hybrid.errors import ModelInvalid, ModelNotFound
 from csm_hybrid.model.bundle import Bundle
-from csm_hybrid.quantize.convert import convert
-from csm_hybrid.quantize.recipe import recipe_named
-from csm_hybrid.quantize.safetensors import Tensors
-from csm_hybrid.quantize.settings import MIMI, NAMED_TOWERS, TableSizes, model_config, special_ids, tower
-from csm_hybrid.quantize.source import open_checkpoint, weight_files
 
 
 def made(folder: Path, path: Path, type_name: str = "q8_0", **options: object) -> bytes:

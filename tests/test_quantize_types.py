@@ -8,14 +8,14 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import pytest
+from csm_hybrid.quantize.recipe import RECIPES, fallback, recipe_named
 from gguf.quants import dequantize
 
-from csm_hybrid._llama_log import capture_log
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.model.file_schema import BACKBONE, DECODER
 from csm_hybrid.model.ggml import GGMLType, parse_gguf
-from csm_hybrid.model.schema import BACKBONE, DECODER
-from csm_hybrid.quantize.recipe import RECIPES, fallback, recipe_named
+from csm_hybrid.model.llama_log import capture_log
 
 ERROR = {
     # Relative RMS error of normally distributed weights, a little above theory: a uniform quantiser of step s

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from csm_hybrid.checkpoints import resolve as module
+from csm_hybrid.checkpoints.resolve import CACHE_VARIABLE, ModelFlags, cache_directory, embedded_model, resolve
 from csm_hybrid.errors import InputError, ModelInvalid, ModelNotFound, OutputError
-from csm_hybrid.model import resolve as module
 from csm_hybrid.model.bundle import Bundle
-from csm_hybrid.model.resolve import CACHE_VARIABLE, ModelFlags, cache_directory, embedded_voice, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +22,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_nothing_named_is_the_embedded_voice(monkeypatch, tmp_path, bundles):
     folder = tmp_path / "package" / "voice"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(module, "files", lambda package: tmp_path / "package")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "checkpoints" / "resolve.py"))
     with pytest.raises(ModelNotFound, match="--model-id sesame/csm-1b"):
         resolve(ModelFlags())
     shutil.copy(bundles("transformers", "q8_0"), folder / "voice.gguf")
     found = resolve(ModelFlags())
     assert found.embedded
-    assert found.path == folder / "voice.gguf" == embedded_voice()
+    assert found.path == folder / "voice.gguf" == embedded_model()
 
 
 def test_a_bundle_by_path(bundles):

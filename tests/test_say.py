@@ -103,9 +103,9 @@ def test_long_text_is_spoken_to_its_end_piece_by_piece(tmp_path: Path) -> None:
     assert "the model ended it" in result.stderr.decode()
     sound, rate = soundfile.read(tmp_path / "long.wav", dtype="int16")
 
-    from csm_hybrid.audio import to_int16
+    from csm_hybrid.audio.files import to_int16
+    from csm_hybrid.engine.request import Request, Stream
     from csm_hybrid.speech import load
-    from csm_hybrid.streams import Request, Stream
 
     with load() as model:
         streams: list[Stream] = []

@@ -21,7 +21,7 @@ import pytest
 import soundfile
 
 import csm_hybrid
-from csm_hybrid.audio import to_int16
+from csm_hybrid.audio.files import to_int16
 from csm_hybrid.cli.standard_input import StandardInput
 from csm_hybrid.errors import InputError
 

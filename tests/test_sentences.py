@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csm_hybrid.sentences import LONGEST_PIECE, SentenceSplitter, speakable, split
+from csm_hybrid.text.sentences import LONGEST_CHUNK, SentenceSplitter, speakable, split
 
 TEXTS = st.text(alphabet=st.sampled_from("abc 1.!?,;\n\"')…。Dr"), max_size=900)
 
@@ -61,7 +61,7 @@ def test_text_without_end_marks_takes_time_by_its_length() -> None:
             return super()._find_cut(text)
 
     pieces = Watched().feed("word and word, " * 4000)
-    assert max(seen) == LONGEST_PIECE + 1
+    assert max(seen) == LONGEST_CHUNK + 1
     assert len(pieces) == len(seen) - 1 < 300
 
 
@@ -107,14 +107,14 @@ def test_lines_that_were_broken_to_fit_a_width_are_whole_again_and_headings_stan
 
 def test_a_sentence_that_is_too_long_is_cut_at_a_comma_or_a_space() -> None:
     assert all(p.endswith(",") for p in split("and then some more words, " * 30)[:-1])
-    assert all(len(p) <= LONGEST_PIECE for p in split("word " * 200))
+    assert all(len(p) <= LONGEST_CHUNK for p in split("word " * 200))
     assert split("x" * 600) == ["x" * 250, "x" * 250, "x" * 100]
 
 
 @given(TEXTS)
 def test_pieces_keep_every_word_and_stay_short(text: str) -> None:
     pieces = split(text)
-    assert all(len(piece) <= max(LONGEST_PIECE, len(text) if len(text) <= LONGEST_PIECE else 0) for piece in pieces)
+    assert all(len(piece) <= max(LONGEST_CHUNK, len(text) if len(text) <= LONGEST_CHUNK else 0) for piece in pieces)
     if speakable(text):
         spoken = [c for c in "".join(pieces) if c.isalnum()]
         assert spoken == [c for c in text if c.isalnum()]

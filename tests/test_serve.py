@@ -26,7 +26,7 @@ from click.testing import CliRunner
 import csm_hybrid
 from csm_hybrid.cli import main
 from csm_hybrid.cli.serve import serve
-from csm_hybrid.streams import Request
+from csm_hybrid.engine.request import Request
 
 TEXT = "The sun was shining when we left the house."
 LONG = f"{TEXT} I have never seen such a beautiful place. " * 4  # spoken in pieces

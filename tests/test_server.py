@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from serving import SPEECH, body, serving
 from standin import FRAME, RATE, Voice, asynchronous
-from test_encode import decode
+from test_encoders import decode
 from yarl import URL
 
-from csm_hybrid.server.encode import FORMATS
-from csm_hybrid.server.journal import JsonFormatter, TextFormatter
-from csm_hybrid.server.schema import MAX_INPUT_CHARS
+from csm_hybrid.audio.encoders import FORMATS
+from csm_hybrid.server.request_log import JsonFormatter, TextFormatter
+from csm_hybrid.server.request_schema import MAX_INPUT_CHARS
 from csm_hybrid.server.voices import OPENAI_VOICES
 
 LONG = "This is a sentence of a fair length, for a test. " * 30

@@ -16,7 +16,7 @@ import pytest
 from serving import SPEECH, Served, body, serving
 from standin import Voice, asynchronous
 
-from csm_hybrid.server.journal import TextFormatter
+from csm_hybrid.server.request_log import TextFormatter
 
 # Steps that a client's departure may take to be noticed: the loop must hear of the closed connection, and the
 # engine's thread finish the step it is in.

@@ -13,9 +13,9 @@ from serving import SPEECH, Served, body, serving
 from standin import asynchronous
 from test_server import BAD
 
-from csm_hybrid.server.errors import ApiError
+from csm_hybrid.server.api_errors import ApiError
 from csm_hybrid.server.openapi import document
-from csm_hybrid.server.schema import fields, manner, parse
+from csm_hybrid.server.request_schema import fields, manner, parse
 from csm_hybrid.server.voices import Voices
 
 TABLE = fields()

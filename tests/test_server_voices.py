@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from serving import Served, body, serving
 from standin import asynchronous
-from test_context_cache import fed
-from test_reference import GOOD, SAID, sound, write
+from test_prefix_cache import fed
+from test_references import GOOD, SAID, sound, write
 from test_serve import running
 
 import csm_hybrid
+from csm_hybrid.checkpoints.resolve import embedded_model
 from csm_hybrid.errors import InputError
-from csm_hybrid.model.resolve import embedded_voice
-from csm_hybrid.prompt import Segment
+from csm_hybrid.options import Segment
 from csm_hybrid.server.voices import OPENAI_VOICES, load_voices
 from csm_hybrid.speech import Model
 
@@ -35,7 +35,7 @@ class Voice(Model):
     closed = False
 
     def __init__(self) -> None:
-        super().__init__(embedded_voice(), slots=2)
+        super().__init__(embedded_model(), slots=2)
 
     def close(self) -> None:
         super().close()
@@ -104,7 +104,7 @@ def test_a_voice_cache_that_is_too_small_is_told_of(tmp_path: Path, caplog: pyte
     def loaded(limit: int) -> tuple[int, list[str]]:
         """Bytes of copies, and the warnings."""
         caplog.clear()
-        with csm_hybrid.load(context_cache=limit) as model:
+        with csm_hybrid.load(prefix_cache=limit) as model:
             assert load_voices(model, voices).names[:2] == ("alloy", "anna")
             assert (model.engine.times.steps > 0) == (limit > 0)
             assert model.engine.contexts is not None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from serving import Served, serving
 from standin import FRAME, RATE, Voice, asynchronous
-from test_encode import decode
+from test_encoders import decode
 
 PATH = "/v1/audio/speech/stream"
 TEXT = "This is the first sentence. And here comes the second one! Is there a third?"

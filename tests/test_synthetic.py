@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from csm_hybrid.quantize.recipe import recipe_named
 from test_quantize_types import loads_in_place, numbers
 
+from csm_hybrid.checkpoints.resolve import CACHE_VARIABLE
+from csm_hybrid.checkpoints.synthetic import CSM_1B, MODELS, make_synthetic, synthetic_model
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, parse_gguf
-from csm_hybrid.model.resolve import CACHE_VARIABLE
-from csm_hybrid.model.synthetic import CSM_1B, MODELS, make_synthetic, synthetic_model
-from csm_hybrid.quantize.recipe import recipe_named
 
 SMALL = replace(
     CSM_1B,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csm_hybrid.errors import InputError
-from csm_hybrid.text import normalise
+from csm_hybrid.text.normalise import normalise
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from csm_hybrid import _native, threads
+from csm_hybrid import _native
+from csm_hybrid.backends import threads
 
 
 def linear(pool: _native.ThreadPool, rows: int = 64) -> tuple[_native.Linear, np.ndarray]:

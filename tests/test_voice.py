@@ -36,7 +36,7 @@ def negative_log_likelihood(model: Model) -> np.ndarray:
         )
         model.backbone.forget(0)
         want = np.concatenate([codes, np.zeros((1, k), dtype=np.int32)])
-        rest = model.codebook_decoder.logits(hidden=hidden, codes=want)
+        rest = model.depth_decoder.logits(hidden=hidden, codes=want)
         logits = np.concatenate([first[:, None], rest], axis=1).astype(np.float64)
         top = logits.max(axis=2, keepdims=True)
         log_sum = np.log(np.exp(logits - top).sum(axis=2)) + top[..., 0]
@@ -63,11 +63,11 @@ def test_it_predicts(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_packaged_voice_is_the_checkpoint_here(tmp_path: Path) -> None:
-    from csm_hybrid.model.resolve import embedded_voice
+    from csm_hybrid.checkpoints.resolve import embedded_model
 
     path = tmp_path / "voice.gguf"
     to_bundle(VOICE, path, "q8_0", name="csm-voice")
-    assert embedded_voice().read_bytes() == path.read_bytes(), "run tests/voice/update.py"
+    assert embedded_model().read_bytes() == path.read_bytes(), "run tests/voice/update.py"
 
 
 def test_a_seed_repeats_whatever_the_buffer_and_the_threads() -> None:

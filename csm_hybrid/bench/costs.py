@@ -1,6 +1,6 @@
 """What each stage must read and compute at least, from the model's sizes and the types in its file.
 
-Left out because they are small: activations, the codebook decoder's key-value cache (some 4 MB a frame of
+Left out because they are small: activations, the depth decoder's key-value cache (some 4 MB a frame of
 CSM-1B against 3.6 GB of weights) and the rows looked up in embedding tables.
 """
 
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..codec.schema import decoder_shapes
+from ..model.codec_schema import decoder_shapes
 
 if TYPE_CHECKING:
     from ..model.bundle import Bundle
@@ -60,7 +60,7 @@ def prompt_cost(bundle: Bundle, positions: int, streams: int, chunk: int, batch:
 
 
 def decoder_cost(bundle: Bundle) -> Cost:
-    """A frame of the codebook decoder: its layers and the projection K - 1 times, each head once."""
+    """A frame of the depth decoder: its layers and the projection K - 1 times, each head once."""
     config = bundle.config
     layers = [t for name, t in bundle.decoder_tensors().items() if not name.startswith("token_embd")]
     towers = sum(t.data.nbytes for t in layers)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, _native
-from ..threads import available_cpus
+from ..backends.threads import available_cpus
 from .document import Document
 from .figures import Figure, figure
 

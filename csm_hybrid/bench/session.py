@@ -50,7 +50,7 @@ def measure(plan: Plan, told: Told) -> Document:
 
     document = empty(plan.command)
     # Without a cache: every run takes its context in.
-    plan = replace(plan, settings=plan.settings | {"context_cache": 0})
+    plan = replace(plan, settings=plan.settings | {"prefix_cache": 0})
     settings = plan.settings | {"ignore_end": plan.frames is not None}
     before = machine.resident().get("private")
     with Model(plan.path, **{**settings, "slots": plan.speaking.streams}) as model:
@@ -108,7 +108,7 @@ def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]
         "threads": model.threads,
         "streams": what.streams,
         "backbone": _engine(model.backbone),
-        "decoder": _engine(model.codebook_decoder),
+        "decoder": _engine(model.depth_decoder),
         "codec": plan.settings.get("codec"),
         "codebooks": plan.settings.get("codebooks"),
         "gpu": plan.settings.get("gpu"),
@@ -127,10 +127,10 @@ def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]
 
 def _engine(tower: object) -> str:
     """Which engine runs a tower, where any was asked for."""
-    from ..llama_backbone import LlamaBackbone
-    from ..llama_decoder import LlamaDecoder
+    from ..backends.llama_backbone import LlamaBackbone
+    from ..backends.llama_depth_decoder import LlamaDepthDecoder
 
-    return "llama" if isinstance(tower, (LlamaBackbone, LlamaDecoder)) else "native"
+    return "llama" if isinstance(tower, (LlamaBackbone, LlamaDepthDecoder)) else "native"
 
 
 def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:

@@ -17,10 +17,10 @@ from ..errors import EngineError
 from .figures import Better, Figure, figure
 
 if TYPE_CHECKING:
-    from ..prompt import Segment
+    from ..engine.request import StageTimes
+    from ..options import Segment
     from ..speech import Model
     from ..speech_stream import SpeechStream
-    from ..streams import StageTimes
 
 # csm.rs's defaults (its csm-cli/benchmark.rs): the text, and at most one second of sound.
 DEFAULT_TEXT = "Hi there, this is a test"
@@ -121,7 +121,7 @@ def measure_parts(model: Model) -> None:
 
 def _engines(model: Model) -> tuple[tuple[str, object], ...]:
     """What runs the stages; a backbone tells the parts of the passes that count to its stage."""
-    return ("backbone", model.backbone), ("decoder", model.codebook_decoder), ("codec", model.codec)
+    return ("backbone", model.backbone), ("decoder", model.depth_decoder), ("codec", model.codec)
 
 
 def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure]:
@@ -135,7 +135,7 @@ def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure
 
 def context_of(model: Model, frames: int, seed: int = 0) -> tuple[Segment, ...]:
     """A context of so many frames of random codes, as a voice's reference recording would be."""
-    from ..prompt import Segment
+    from ..options import Segment
 
     if frames == 0:
         return ()

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..context_cache import DEFAULT_LIMIT
+from ..backends.threads import available_cpus
+from ..engine.prefix_cache import DEFAULT_LIMIT
 from ..errors import InputError
-from ..threads import available_cpus
 from . import machine, speech
 from .figures import Figure, figure, interleave
 
@@ -98,7 +98,7 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
             context = int(value)
         elif axis == "voice":
             context = base.context_frames or _VOICE_FRAMES
-            settings["context_cache"] = DEFAULT_LIMIT if value == "known" else 0
+            settings["prefix_cache"] = DEFAULT_LIMIT if value == "known" else 0
         out.append(Point(value, path, settings, speaking, context))
     return out
 

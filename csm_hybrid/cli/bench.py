@@ -167,8 +167,8 @@ def _plan(values: dict[str, Any]) -> Plan:
     from ..bench import peers, sweeps
     from ..bench.session import Plan
     from ..bench.speech import Speaking
-    from ..bench.synthetic import model_of, parse
-    from ..model.resolve import ModelFlags
+    from ..bench.synthetic_spec import model_of, parse
+    from ..checkpoints.resolve import ModelFlags
 
     flags, synthetic = model_flags(values), values["synthetic"]
     if synthetic is not None and flags != ModelFlags():

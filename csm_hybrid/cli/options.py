@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from ..model.resolve import ModelFlags
+    from ..checkpoints.resolve import ModelFlags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ ENGINE_OPTIONS = [
         type=click.Choice(["auto", "native", "llama"]),
         default="auto",
         show_default=True,
-        help="What runs the codebook decoder: this package's own code, or llama.cpp (for GPUs).",
+        help="What runs the depth decoder: this package's own code, or llama.cpp (for GPUs).",
     ),
     click.option(
         "--codec",
@@ -84,7 +84,7 @@ def add_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
 def model_flags(values: dict[str, Any]) -> ModelFlags:
     """Removes the model options from a command's keyword arguments and returns them as one value."""
     # Imported here, so that --help and wrong usage answer without loading llama.cpp.
-    from ..model.resolve import ModelFlags
+    from ..checkpoints.resolve import ModelFlags
 
     return ModelFlags(**{field.name: values.pop(field.name) for field in dataclasses.fields(ModelFlags)})
 
@@ -93,7 +93,7 @@ def find_model(flags: ModelFlags, *, quiet: bool = False) -> Path:
     """The model file that ``flags`` name; says on standard error when it is the small embedded voice."""
     from csm_hybrid.quantize.progress import Silent, Terminal
 
-    from ..model.resolve import resolve
+    from ..checkpoints.resolve import resolve
 
     found = resolve(flags, Silent() if quiet else Terminal())
     if found.embedded and not quiet:

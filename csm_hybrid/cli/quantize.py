@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from csm_hybrid.errors import OutputError
-from csm_hybrid.model.ggml import GGMLType
-from csm_hybrid.model.schema import BACKBONE
 from csm_hybrid.quantize.convert import convert
 from csm_hybrid.quantize.imatrix import read_imatrix
 from csm_hybrid.quantize.progress import Terminal
 from csm_hybrid.quantize.recipe import ALIASES, DEFAULT, RECIPES, recipe_named
 from csm_hybrid.quantize.source import COMPANIONS, open_checkpoint, weight_files, with_overrides
+
+from ..errors import OutputError
+from ..model.file_schema import BACKBONE
+from ..model.ggml import GGMLType
 
 TYPES_HELP = (
     "\b\nTypes:\n"

@@ -16,7 +16,7 @@ from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings
 from .standard_input import StandardInput
 
 if TYPE_CHECKING:
-    from ..audio import AudioSink
+    from ..audio.files import AudioSink
     from ..speech import Model
     from ..speech_stream import SpeechStream
 
@@ -114,7 +114,7 @@ def say(**values: Any) -> None:
     settings = engine_settings(values)
     output, play = _output(values.pop("output"), values.pop("play"))
 
-    from ..audio import check_output
+    from ..audio.files import check_output
     from ..speech import Model
 
     if output is not None and output != "-":
@@ -168,7 +168,7 @@ def _output(output: str, play: bool) -> tuple[str | None, bool]:
 
 
 def _write(model: Model, stream: SpeechStream, output: str | None, play: bool, progress: _Progress) -> None:
-    from ..audio import open_file, open_speaker, open_stdout
+    from ..audio.files import open_file, open_speaker, open_stdout
 
     interrupted = False
     try:

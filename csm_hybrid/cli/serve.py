@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..context_cache import DEFAULT_LIMIT
+from ..engine.prefix_cache import DEFAULT_LIMIT
 from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def serve(**values: Any) -> None:
     flags = model_flags(values)
     engine = engine_settings(values)
     slots, log_format = values.pop("slots"), values.pop("log_format")
-    engine["context_cache"] = values.pop("voice_cache") * 2**20
+    engine["prefix_cache"] = values.pop("voice_cache") * 2**20
 
     # Imported here, so that --help and wrong usage answer without loading llama.cpp.
     from ..server.app import serve as run
-    from ..server.journal import JsonFormatter, TextFormatter
+    from ..server.request_log import JsonFormatter, TextFormatter
     from ..server.settings import Settings
     from ..speech import Model
 

@@ -1,1 +1,1 @@
-"""A model: its numbers, its single file, and how a file is found."""
+"""The model file: its numbers, its schema, opening and checking it."""

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csm_hybrid.errors import ModelInvalid, ModelNotFound
-from csm_hybrid.model import schema
-from csm_hybrid.model.config import ModelConfig, TowerConfig
-from csm_hybrid.model.ggml import GGMLType, GgufError, GgufHeader, TensorInfo, parse_gguf
-from csm_hybrid.model.schema import TensorSpec
-from csm_hybrid.model.values import config_from
+from ..errors import ModelInvalid, ModelNotFound
+from . import file_schema as schema
+from .config import ModelConfig, TowerConfig
+from .file_schema import TensorSpec
+from .ggml import GGMLType, GgufError, GgufHeader, TensorInfo, parse_gguf
+from .values import config_from
 
 MAP_ALIGNMENT = 32
 """Bytes: llama.cpp maps an embedded GGUF only if it begins on such a boundary."""

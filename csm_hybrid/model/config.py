@@ -37,7 +37,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Sizes of one Llama tower (the backbone or the codebook decoder)."""
+    """Sizes of one Llama tower (the backbone or the depth decoder)."""
 
     layers: int
     width: int

@@ -22,7 +22,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
-from csm_hybrid._llama_log import capture_log
+from .llama_log import capture_log
 
 GGMLType = GGMLQuantizationType
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from csm_hybrid.model import schema
-from csm_hybrid.model.config import MimiConfig, ModelConfig, RopeScaling, Sampling, TowerConfig
-from csm_hybrid.model.schema import Key
+from . import file_schema as schema
+from .config import MimiConfig, ModelConfig, RopeScaling, Sampling, TowerConfig
+from .file_schema import Key
 
 Value = str | int | float | tuple[int, ...]
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from .errors import ApiError
+from .api_errors import ApiError
 
 # What clients look at before they have a key, or without ever sending one (Open WebUI lists models and voices so).
 OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/v1/audio/models", "/v1/audio/voices"})

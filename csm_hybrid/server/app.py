@@ -16,16 +16,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from ..errors import EngineError, OutputError
-from . import catalogue
+from . import info_routes as catalogue
 from .access import CrossOrigin, authentication
-from .audio import create_speech
-from .errors import error_middleware
-from .journal import Journal
+from .api_errors import error_middleware
 from .metrics import Metrics
-from .schema import fields
+from .request_log import Journal
+from .request_schema import fields
 from .settings import Settings
-from .speaker import Voice
+from .speech_route import create_speech
 from .state import REQUEST_ID, SERVER, Server
+from .synthesis import Voice
 from .voices import Voices, load_voices
 from .websocket import stream_speech
 from .worker import Worker

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import __version__
-from .encode import FORMATS
-from .schema import Field, json_schema
+from ..audio.encoders import FORMATS
+from .request_schema import Field, json_schema
 
 JSON = "application/json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..passage import DEFAULT_HISTORY
-from .schema import MAX_INPUT_CHARS
+from ..engine.planner import DEFAULT_HISTORY
+from .request_schema import MAX_INPUT_CHARS
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from .errors import overloaded, shutting_down
-from .journal import Journal, Record
+from .api_errors import overloaded, shutting_down
 from .metrics import Metrics
-from .schema import Field
+from .request_log import Journal, Record
+from .request_schema import Field
 from .settings import Settings
-from .speaker import Voice
+from .synthesis import Voice
 from .voices import Voices
 from .worker import Worker
 

@@ -17,14 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..audio.references import find_voices
+from ..engine.planner import ChunkPlanner
 from ..errors import InputError
-from ..passage import Passage
-from ..reference import find_voices
-from .errors import invalid
+from .api_errors import invalid
 
 if TYPE_CHECKING:
-    from ..prompt import Segment
-    from .speaker import Voice
+    from ..options import Segment
+    from .synthesis import Voice
 
 log = logging.getLogger("csm_hybrid.server")
 
@@ -80,7 +80,7 @@ class Voices:
 
 
 def load_voices(model: Voice, folder: Path) -> Voices:
-    """The voices of a folder (see ``csm_hybrid.reference``), encoded and taken in by the backbone now.
+    """The voices of a folder (see ``csm_hybrid.audio.references``), encoded and taken in by the backbone now.
 
     Raises InputError for the first bad one. Call it before anybody else steps the engine.
     """
@@ -124,8 +124,8 @@ def _is_name(name: str) -> bool:
 def _take_in(model: Voice, segment: Segment) -> None:
     """Speaks a frame with a voice, so that even its first request finds what it leads to in the engine's memory."""
     frame = 1 / model.config.frame_rate
-    passage = Passage(model, speaker=segment.speaker, context=[segment], max_seconds=frame)
-    stream = model.engine.submit(passage.request("Hello.", alone=True))
+    planner = ChunkPlanner(model, speaker=segment.speaker, context=[segment], max_seconds=frame)
+    stream = model.engine.submit(planner.request("Hello.", alone=True))
     while not stream.finished:
         model.engine.step()
     if stream.error is not None:

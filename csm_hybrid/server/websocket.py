@@ -36,16 +36,16 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from ..sentences import SentenceSplitter, speakable
+from ..audio.encoders import FORMATS
+from ..text.sentences import SentenceSplitter, speakable
 from .access import SUBPROTOCOL
-from .audio import usage
-from .delivery import encoded
-from .encode import FORMATS
-from .errors import ApiError, invalid, translate
-from .journal import Record
-from .schema import Manner, check, manner
-from .speaker import Account, Speech
+from .api_errors import ApiError, invalid, translate
+from .audio_stream import encoded
+from .request_log import Record
+from .request_schema import Manner, check, manner
+from .speech_route import usage
 from .state import REQUEST_ID, SERVER, Server
+from .synthesis import Account, Speech
 from .timing import Stalled, let_go, patiently, timeout
 
 _DEFAULTS = {"voice": "alloy", "response_format": "pcm"}

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import to_int16
+from ..audio.files import to_int16
 from ..errors import CsmError, EngineError
 
 if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..streams import FinishReason, Request, Stream
+    from ..engine.engine import Engine
+    from ..engine.request import FinishReason, Request, Stream
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ def main() -> None:
     import torch
     from mimi_models import TINY, random_codes, random_tensors
 
-    from csm_hybrid.codec.moshi import build_model, moshi_state
+    from csm_hybrid.backends.moshi_codec import build_model, moshi_state
 
     tensors = random_tensors(TINY)
     model = build_model(TINY)

@@ -1,4 +1,4 @@
-"""The codebook decoder in slow float64 NumPy, from the equations of SesameAILabs/csm (models.py), apart from
+"""The depth decoder in slow float64 NumPy, from the equations of SesameAILabs/csm (models.py), apart from
 the code it judges."""
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from csm_hybrid.model.bundle import TensorView
 from csm_hybrid.model.config import MimiConfig, ModelConfig, RopeScaling, TowerConfig
 from csm_hybrid.model.ggml import GGMLType, quantize_rows
 
-# A codebook decoder takes nothing from the codec's configuration.
+# A depth decoder takes nothing from the codec's configuration.
 NO_CODEC = MimiConfig(
     sample_rate=24000, frame_rate=12.5, codebooks=1, semantic_codebooks=1, codebook_size=1, codebook_dim=1,
     width=1, filters=1, ratios=(1,), kernel=1, residual_kernel=1, last_kernel=1, residual_layers=1,
@@ -89,7 +89,7 @@ class _Weights:
 
 
 def random_tensors(config: ModelConfig, kind: int = GGMLType.F32, *, seed: int = 0) -> dict[str, TensorView]:
-    """All tensors that a codebook decoder takes, matrices of GGML type ``kind``."""
+    """All tensors that a depth decoder takes, matrices of GGML type ``kind``."""
     weights, width = _Weights(seed), config.decoder.width
     weights.matrix("audio_embd", config.codebooks * config.audio_vocab, config.backbone.width, gain=8)
     weights.matrix("projection", width, config.backbone.width, gain=2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What a peer is, and what may (or, marked with !, must) follow its name and "=".
 PEERS = {
-    "llama": "backbone and codebook decoder on llama.cpp",
+    "llama": "backbone and depth decoder on llama.cpp",
     "twin": "the model's sizes with random weights; =TYPE of them",
     "transformers": "Hugging Face's CSM on torch, codes only; =bfloat16 (default) or =float32",
     "moshi": "kyutai's Mimi on torch",

@@ -1,4 +1,4 @@
-"""Backbone and codebook decoder on llama.cpp, beside the package's own code, for one stream and for several."""
+"""Backbone and depth decoder on llama.cpp, beside the package's own code, for one stream and for several."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ... import _native
-from ...backbone import open_backbone
-from ...codebook_decoder import open_decoder
-from ...engine import PREFILL_CHUNK
+from ...backends.open import open_backbone, open_depth_decoder
+from ...engine.engine import PREFILL_CHUNK
 from ...model.bundle import Bundle
 from . import Pair, Setting
 
 if TYPE_CHECKING:
-    from ...backbone import Backbone
-    from ...codebook_decoder import CodebookDecoder
+    from ...backends.base import Backbone, DepthDecoder
 
 STREAMS = (1, 8)
 PROMPT = 4 * PREFILL_CHUNK  # positions
@@ -80,12 +78,12 @@ def _backbones(setting: Setting, bundle: Bundle, pool: _native.ThreadPool, stack
 def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> list[Pair]:
     layers = _gpu_layers(setting)
     own, other = (
-        open_decoder(bundle, pool, engine=engine, max_streams=max(STREAMS), gpu_layers=layers)
+        open_depth_decoder(bundle, pool, engine=engine, max_streams=max(STREAMS), gpu_layers=layers)
         for engine in ("native", "llama")
     )
     config = bundle.config
 
-    def frames(decoder: CodebookDecoder, streams: int) -> float:
+    def frames(decoder: DepthDecoder, streams: int) -> float:
         noise = np.random.default_rng(1)
         hidden = noise.standard_normal((streams, config.backbone.width)).astype(np.float32)
         logits = noise.standard_normal((streams, config.audio_vocab)).astype(np.float32)
@@ -95,7 +93,7 @@ def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> lis
         )
 
     return [
-        Pair(f"codebook decoder, {_streams(n)}", "ms", partial(frames, other, n), partial(frames, own, n))
+        Pair(f"depth decoder, {_streams(n)}", "ms", partial(frames, other, n), partial(frames, own, n))
         for n in STREAMS
     ]
 

@@ -15,7 +15,7 @@ DEFAULT_TYPE = "bfloat16"
 
 
 def transformers(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pair]:
-    """A frame of backbone and codebook decoder, the prompt's share included, in milliseconds."""
+    """A frame of backbone and depth decoder, the prompt's share included, in milliseconds."""
     try:
         import torch
         from transformers import CsmConfig, CsmForConditionalGeneration

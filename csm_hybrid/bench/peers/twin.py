@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from ...speech import Model
 from .. import speech
-from ..synthetic import model_of
+from ..synthetic_spec import model_of
 from . import Pair, Setting
 
 

@@ -72,7 +72,7 @@ def _stages(document: Document) -> str:
 
 
 def _parts(group: dict[str, Figure]) -> dict[str, float]:
-    """Milliseconds a step by stage; parts of the codebook decoder stand for it where they are known."""
+    """Milliseconds a step by stage; parts of the depth decoder stand for it where they are known."""
     inner = {n.removeprefix("stage/"): f.median for n, f in group.items() if n.startswith("stage/decoder.")}
     out: dict[str, float] = {}
     for name in ("backbone", "decoder", "codec", "bookkeeping", "waiting"):

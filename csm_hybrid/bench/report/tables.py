@@ -23,7 +23,7 @@ _AXES = {
     "streams": "Streams at once",
     "types": "Weight types",
     "backbones": "What runs the backbone",
-    "decoders": "What runs the codebook decoder",
+    "decoders": "What runs the depth decoder",
     "codecs": "What runs the codec",
     "context": "Frames of context before the text",
     "voice": "A voice's recording as context, new and known from a request before",
@@ -33,7 +33,7 @@ _COLUMNS = {
     "throughput": "throughput",
     "first_audio": "first audio",
     "stage/backbone": "backbone",
-    "stage/decoder": "codebook decoder",
+    "stage/decoder": "depth decoder",
     "stage/codec": "codec",
     "stage/prompt": "prompt",
     "memory": "private memory",
@@ -116,7 +116,7 @@ def _stages(document: Document) -> Table | None:
 
 
 def _stage_names(group: dict[str, Figure]) -> Iterable[tuple[str, str]]:
-    labels = {"decoder": "codebook decoder", "bookkeeping": "between the stages", "waiting": "outside the engine"}
+    labels = {"decoder": "depth decoder", "bookkeeping": "between the stages", "waiting": "outside the engine"}
     for name in (*STAGES, "bookkeeping", "waiting"):
         if f"stage/{name}" in group:
             yield name, labels.get(name, name)

@@ -1,0 +1,153 @@
+"""POST /v1/audio/speech."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from ..audio.encoders import FORMATS
+from .api_errors import JOURNALED, ApiError, invalid, translate
+from .audio_stream import encoded
+from .request_log import Record
+from .request_schema import Manner, manner, parse
+from .state import REQUEST_ID, SERVER, Server
+from .synthesis import Account, Speech
+from .timing import Stalled, let_go, patiently, timeout
+
+
+async def create_speech(request: web.Request) -> web.StreamResponse:
+    """Speaks a text: plain bytes or server-sent events, from the first frame on."""
+    server = request.app[SERVER]
+    record = Record(request[REQUEST_ID])
+    request[JOURNALED] = True
+    reply = _Reply(request, server.settings.stall_timeout)
+    try:
+        async with timeout(server.settings.request_timeout):
+            server.enter(record)
+            values = parse(await _body(request, server), server.fields)
+            how = manner(values, server.voices)
+            record.voice, record.format, record.characters = how.voice, how.response_format, len(values["input"])
+            await _speak(server, values["input"], how, record, reply)
+    except asyncio.CancelledError:
+        record.outcome = "interrupted" if server.ending else "client_left"
+        raise
+    except Stalled:
+        record.outcome = "stalled"
+        reply.cut(at_once=True)
+    except ConnectionError:
+        record.outcome = "client_left"
+    except Exception as error:
+        told = translate(error, server.worker.retry_after)
+        record.outcome, record.error = told.code or "error", str(told)
+        if not reply.begun:
+            raise told from error
+        await reply.break_off(told)
+    finally:
+        server.leave(record)
+    return reply.response
+
+
+async def _body(request: web.Request, server: Server) -> bytes:
+    if request.content_type != "application/json":
+        raise ApiError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the content type must be application/json, not {request.content_type}",
+            code="unsupported_media_type",
+        )
+    try:
+        async with timeout(server.settings.body_timeout):
+            return await request.read()
+    except asyncio.TimeoutError as error:
+        raise ApiError(HTTPStatus.REQUEST_TIMEOUT, "the body took too long to arrive", code="body_timeout") from error
+    except web.RequestPayloadError as error:
+        raise invalid(f"the body cannot be read: {error}", code="invalid_body") from error
+
+
+async def _speak(server: Server, text: str, how: Manner, record: Record, reply: _Reply) -> None:
+    speech = Speech(server.voice, server.worker, how, server.settings.history, whole=True)
+    record.account = speech.account
+    samples = speech.samples(_once(text))
+    async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
+        # Whatever goes wrong before the first sound is answered with a status.
+        first = await anext(chunks)
+        await reply.begin(how)
+        await reply.send(first)
+        async for chunk in chunks:
+            await reply.send(chunk)
+    await reply.end(usage(speech.account))
+    record.outcome = "ok" if record.audio_seconds else "empty"
+
+
+async def _once(text: str) -> AsyncIterator[str]:
+    yield text
+
+
+class _Reply:
+    """The answer as a stream: plain bytes, or server-sent events with the bytes in base64."""
+
+    def __init__(self, request: web.Request, patience: float) -> None:
+        self._request = request
+        self._patience = patience
+        self._sse = False
+        self.response = web.StreamResponse()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the status has been sent."""
+        return self.response.prepared
+
+    async def begin(self, how: Manner) -> None:
+        self._sse = how.sse
+        self.response.headers.update(
+            {
+                "Content-Type": "text/event-stream" if how.sse else FORMATS[how.response_format].media_type,
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",  # or nginx would collect it
+            }
+        )
+        await self.response.prepare(self._request)
+
+    async def send(self, data: bytes) -> None:
+        """Sends audio. Raises ConnectionError when the reader has gone, Stalled when he takes nothing."""
+        if self._sse:
+            await self._event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+        else:
+            await self._patiently(self.response.write(data))
+
+    async def end(self, usage: dict[str, int]) -> None:
+        if self._sse:
+            await self._event({"type": "speech.audio.done", "usage": usage})
+        await self._patiently(self.response.write_eof())
+
+    async def break_off(self, error: ApiError) -> None:
+        """Ends a reply in the middle. The status has long been sent: the connection is cut, so that nobody takes
+        the part for the whole; server-sent events first say why.
+        """
+        if self._sse:
+            with contextlib.suppress(ConnectionError):
+                await self._event({"type": "error", **error.body()})
+        self.cut()
+
+    def cut(self, *, at_once: bool = False) -> None:
+        """Closes the connection, after what has been sent or at once."""
+        let_go(self._request.transport, 0.0 if at_once else self._patience)
+
+    async def _event(self, event: dict[str, Any]) -> None:
+        await self._patiently(self.response.write(f"data: {json.dumps(event)}\n\n".encode()))
+
+    async def _patiently(self, writing: Coroutine[Any, Any, None]) -> None:
+        await patiently(writing, self._patience)
+
+
+def usage(account: Account) -> dict[str, int]:
+    """Tokens: of text in, frames of audio out."""
+    text, audio = account.text_tokens, account.frames
+    return {"input_tokens": text, "output_tokens": audio, "total_tokens": text + audio}
