@@ -10,16 +10,35 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .options import Segment
+    from .options import ModelOptions, Segment, SpeechOptions
     from .speech import Model, Speech, load
     from .speech_stream import SpeechStream
 
-__all__ = ["Model", "Segment", "Speech", "SpeechStream", "__version__", "load"]
+__all__ = [
+    "Model",
+    "ModelOptions",
+    "Segment",
+    "Speech",
+    "SpeechOptions",
+    "SpeechStream",
+    "__version__",
+    "load",
+]
+
+_HOMES = {
+    "Segment": "options",
+    "SpeechOptions": "options",
+    "ModelOptions": "options",
+    "SpeechStream": "speech_stream",
+}
 
 # Where the backbone runs on llama.cpp: libgomp's idle threads, left behind after each pass, spin for milliseconds by
 # default and take a core from the depth decoder's threads, which run next; a short spin still bridges the gaps
@@ -32,14 +51,25 @@ except metadata.PackageNotFoundError:  # run from a source tree that is not inst
     __version__ = "0+source"
 
 
+def _use_installed() -> None:
+    """In the root of a clone, where Python finds these sources first, takes all modules from the installed package:
+    the sources lack the C++ module and the converter's place."""
+    here = Path(__file__).parent
+    try:
+        installed = Path(str(metadata.distribution("csm-hybrid").locate_file(__name__)))
+    except metadata.PackageNotFoundError:
+        installed = here
+    if installed == here or not any(installed.glob("_native.*")):
+        raise ImportError(f"{here} holds csm_hybrid's sources, which are not built: run pip install . beside them")
+    __path__[:] = [str(installed)]
+
+
+if importlib.util.find_spec(f"{__name__}._native") is None:
+    _use_installed()
+
+
 def __getattr__(name: str) -> Any:
     # Imported at first use: the engine brings llama.cpp with it, which `csm-hybrid --help` does not need.
-    if name == "Segment":
-        from .options import Segment
-
-        return Segment
     if name in __all__:
-        from . import speech
-
-        return getattr(speech, name)
+        return getattr(importlib.import_module(f".{_HOMES.get(name, 'speech')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

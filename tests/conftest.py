@@ -1,4 +1,4 @@
-"""Models for every test: tiny random ones and the embedded voice, converted once a session and type."""
+"""Models for every test: tiny random ones and the embedded model, converted once a session and type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     """A checkpoint's directory by name.
 
     ``transformers``, ``original``: the tiny model of ``tests/golden`` in both flavours; ``blocks``: one whose
-    widths blocks of 256 divide (float32, transformers' layout); ``voice``: the embedded voice's.
+    widths blocks of 256 divide (float32, transformers' layout); ``voice``: the embedded model's.
     """
     made: dict[str, Path] = {}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from standin import Voice
+from fake_model import FakeModel
 
 from csm_hybrid.server.app import create_app, make_runner
 from csm_hybrid.server.settings import Settings
@@ -25,7 +25,7 @@ SPEECH = "/v1/audio/speech"
 class Served:
     client: aiohttp.ClientSession
     server: Server
-    voice: Voice
+    model: FakeModel
     app: web.Application
     host: str
     port: int
@@ -49,10 +49,10 @@ def body(text: str = "Hello there.", **more: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def serving(
-    voice: Voice | None = None, headers: Any = None, force_close: bool = False, **settings: Any
+    model: FakeModel | None = None, headers: Any = None, force_close: bool = False, **settings: Any
 ) -> AsyncIterator[Served]:
-    voice = voice or Voice()
-    app = create_app(voice, Settings(**settings))
+    model = model or FakeModel()
+    app = create_app(model, Settings(**settings))
     runner = make_runner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -61,11 +61,11 @@ async def serving(
     try:
         connector = aiohttp.TCPConnector(limit=0, force_close=force_close)
         async with aiohttp.ClientSession(f"http://{host}:{port}", headers=headers, connector=connector) as client:
-            yield Served(client, app[SERVER], voice, app, host, port)
+            yield Served(client, app[SERVER], model, app, host, port)
     finally:
         await runner.cleanup()
-    assert voice.closed
-    assert voice.engine.running == voice.engine.waiting == 0
+    assert model.closed
+    assert model.runner.load.running == model.runner.load.waiting == 0
 
 
 class SlowSocket:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from test_say import silent_model
 
+import csm_hybrid
 from csm_hybrid.bench import costs, peers, speech, sweeps
 from csm_hybrid.bench import synthetic_spec as synthetic
 from csm_hybrid.bench.document import Document
@@ -26,7 +27,7 @@ from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.codec_schema import decoder_shapes
 from csm_hybrid.model.config import TowerConfig
-from csm_hybrid.speech import Model
+from csm_hybrid.options import ModelOptions
 
 Bundles = Callable[[str, str], Path]
 
@@ -95,7 +96,7 @@ def test_a_stages_parts_are_its_time(quick: Document, stage: str, names: set[str
 
 
 def test_a_decoder_measures_its_parts_only_when_asked(bundles: Bundles) -> None:
-    with Model(bundles("voice", "q8_0"), threads=2) as model:
+    with csm_hybrid.load(bundles("voice", "q8_0"), threads=2) as model:
         model.speak("Hi", max_seconds=0.2, seed=1)
         assert set(speech.parts(model).values()) == {0.0}
         speech.measure_parts(model)
@@ -192,11 +193,11 @@ def test_sweeps_interleave_and_name_their_points(model_file: Path) -> None:
 def test_a_sweep_keeps_all_streams_speaking_together(model_file: Path) -> None:
     """Guards ``--streams 3 --sweep types``: with one slot the streams would speak one after the other."""
     speaking = speech.Speaking(streams=3)
-    base = sweeps.Base(model_file, {"slots": 1}, speaking)
+    base = sweeps.Base(model_file, ModelOptions(slots=1), speaking)
     for axis, values in (("threads", ("1",)), ("context", ("4",)), ("voice", ("new",)), ("backbones", ("llama",))):
         (point,) = sweeps.points(axis, values, base)
-        assert point.settings["slots"] == 3, axis
-    assert [p.settings["slots"] for p in sweeps.points("streams", ("1", "8"), base)] == [8, 8]
+        assert point.options.slots == 3, axis
+    assert [p.options.slots for p in sweeps.points("streams", ("1", "8"), base)] == [8, 8]
 
 
 def test_a_sweep_that_fails_is_left_out_and_the_rest_kept(model_file: Path) -> None:
@@ -227,7 +228,7 @@ def test_sweeps_that_make_no_sense_are_refused_before_measuring(
 
 
 def test_a_sweep_of_unknown_types_is_a_clear_error(model_file: Path) -> None:
-    base = sweeps.Base(model_file, {}, speech.Speaking(), partial(synthetic.model_of, str(model_file)))
+    base = sweeps.Base(model_file, ModelOptions(), speech.Speaking(), partial(synthetic.model_of, str(model_file)))
     with pytest.raises(InputError, match="no weight type is called 'q9'"):
         sweeps.points("types", ("q9",), base)
 
@@ -297,7 +298,7 @@ def test_a_key_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_engine_goes_on_past_the_models_own_end(bundles: Bundles) -> None:
     """Guards a benchmark's fixed length: greedy speech of this model would end by itself."""
-    with Model(bundles("voice", "q8_0"), threads=1, ignore_end=True) as model:
+    with csm_hybrid.load(bundles("voice", "q8_0"), threads=1, ignore_end=True) as model:
         spoken = model.speak("Hi", temperature=0, max_seconds=4.0)
         assert spoken.finish_reason == "length"
         assert len(spoken.codes) == model.max_frames(4.0)
@@ -393,8 +394,8 @@ def test_beside_llama_cpp_a_gpu_is_used_only_if_it_may_be(model_file, monkeypatc
 
     for name in ("open_backbone", "open_depth_decoder"):
         monkeypatch.setattr(llama_peer, name, note(getattr(llama_peer, name)))
-    with Model(model_file, threads=1) as model, ExitStack() as stack:
-        setting = peers.Setting(model, {"gpu": gpu}, model_file, speech.Speaking(), threads=1, frames=1)
+    with csm_hybrid.load(model_file, threads=1) as model, ExitStack() as stack:
+        setting = peers.Setting(model, ModelOptions(gpu=gpu), model_file, speech.Speaking(), threads=1, frames=1)
         llama_peer.llama(setting, None, stack)
     assert asked == [layers] * 4
 

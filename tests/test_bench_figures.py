@@ -73,7 +73,7 @@ def test_interleaving_takes_turns_and_leaves_the_warm_up_out() -> None:
         order.append(name)
         return {"time": float(len(order))}
 
-    found = interleave({n: lambda n=n: run(n) for n in "ab"}, warmup=1, rounds=2, told=told.append)
+    found = interleave({n: lambda n=n: run(n) for n in "ab"}, warmup=1, rounds=2, progress=told.append)
     assert order == ["a", "b"] * 3
     assert found == {"a": {"time": [3.0, 5.0]}, "b": {"time": [4.0, 6.0]}}
     assert told == ["a", "b"] * 2

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_parts import GREEDY, Backbone, Decoder, engine, heard, request, run
+from fake_parts import GREEDY, Backbone, Decoder, engine, heard, request, run
 
-from csm_hybrid.engine.engine import PREFILL_ALONE, PREFILL_CHUNK
 from csm_hybrid.engine.request import Request
+from csm_hybrid.engine.scheduler import PREFILL_ALONE, PREFILL_CHUNK
 from csm_hybrid.errors import EngineError
 
 
@@ -102,18 +102,6 @@ def test_cancelling_a_waiting_stream(parts: Any) -> None:
     machine.cancel(waiting)
     run(machine)
     assert (waiting.finish_reason, waiting.frames) == ("cancelled", 0)
-
-
-def test_a_paused_stream_keeps_its_slot_and_its_place(parts: Any) -> None:
-    machine = engine(parts, slots=2)
-    slow, other = machine.submit(request(5)), machine.submit(request(5))
-    machine.step()
-    slow.paused = True
-    run(machine)
-    assert (heard(slow), slow.finished, heard(other)) == ([4], False, [4, 3, 2, 1])
-    slow.paused = False
-    run(machine)
-    assert heard(slow) == [4, 3, 2, 1]
 
 
 def test_a_stream_whose_numbers_go_bad_fails_alone(parts: Any) -> None:

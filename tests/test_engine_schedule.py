@@ -1,4 +1,4 @@
-"""Speeches of several pieces: what a continuation knows, and who gets a slot."""
+"""Speeches of several chunks: what a continuation knows, and who gets a slot."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from engine_parts import GREEDY, Backbone, Config, Decoder, K, engine, heard, request, run
+from fake_parts import GREEDY, Backbone, Config, Decoder, K, engine, heard, request, run
 
-from csm_hybrid.engine.engine import LEAD_SECONDS, PREFILL_CHUNK
-from csm_hybrid.engine.request import Request, Stream
+from csm_hybrid.engine.request import Request
+from csm_hybrid.engine.scheduler import LEAD_SECONDS, PREFILL_CHUNK
+from csm_hybrid.engine.sequence import Sequence
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def parts() -> tuple[Backbone, Decoder]:
     return Backbone(), Decoder()
 
 
-def fed_rows(stream: Stream) -> list[int]:
+def fed_rows(stream: Sequence) -> list[int]:
     """The first entries of a stream's whole prompt, text tokens for text."""
     return [int(row[-1] if row[-1] >= 0 else row[0]) for row in stream.prompt]
 
@@ -115,19 +116,19 @@ def test_whose_listener_runs_dry_first_goes_first(parts: Any) -> None:
     assert order == [seconds[2], seconds[1], seconds[0], new]
 
 
-def test_a_limit_of_the_whole_speech_counts_all_its_pieces(parts: Any) -> None:
+def test_a_limit_of_the_whole_speech_counts_all_its_chunks(parts: Any) -> None:
     machine = engine(parts)
-    pieces = [machine.submit(request(4, speech_frames=5))]
+    chunks = [machine.submit(request(4, speech_frames=5))]
     for _ in range(3):
-        pieces.append(machine.submit(request(4, speech_frames=5), after=pieces[-1]))
+        chunks.append(machine.submit(request(4, speech_frames=5), after=chunks[-1]))
     stranger = machine.submit(request(3))
     run(machine)
-    assert [heard(p) for p in pieces] == [[3, 2, 1], [3, 2], [], []]
-    assert [p.finish_reason for p in pieces] == ["eos", "length", "length", "length"]
+    assert [heard(p) for p in chunks] == [[3, 2, 1], [3, 2], [], []]
+    assert [p.finish_reason for p in chunks] == ["eos", "length", "length", "length"]
     assert heard(stranger) == [2, 1]
 
 
-def test_a_piece_that_says_nothing_does_not_make_a_speech_forget(parts: Any) -> None:
+def test_a_chunk_that_says_nothing_does_not_make_a_speech_forget(parts: Any) -> None:
     machine = engine(parts)
     first = machine.submit(request(4))
     silent = machine.submit(request(1), after=first)
@@ -148,20 +149,20 @@ def test_a_long_prompt_does_not_keep_others_from_beginning(parts: Any) -> None:
     assert (len(heard(speaking)), heard(long)) == (59, [2, 1])
 
 
-def test_a_continuation_without_room_keeps_the_context_and_the_last_piece(parts: Any) -> None:
+def test_a_continuation_without_room_keeps_the_context_and_the_last_chunk(parts: Any) -> None:
     machine = engine(parts)
     machine.config = SimpleNamespace(  # type: ignore[assignment]
         codebooks=K, end_code=0, frame_rate=12.5, backbone=SimpleNamespace(positions=21)
     )
 
-    def piece(last: int) -> Request:
+    def chunk(last: int) -> Request:
         whole = request(last, length=4)
         whole.prompt[0, -1] = 50  # a voice's context
         return Request(whole.prompt, GREEDY, max_frames=5, seed=1, context=1, history=1000)
 
-    first = machine.submit(piece(3))
-    second = machine.submit(piece(4), after=first)
-    third = machine.submit(piece(2), after=second)
+    first = machine.submit(chunk(3))
+    second = machine.submit(chunk(4), after=first)
+    third = machine.submit(chunk(2), after=second)
     run(machine)
     assert fed_rows(second) == [50, 99, 99, 3, 2, 1, 0, 99, 99, 4]
     assert fed_rows(third) == [50, 99, 99, 4, 3, 2, 1, 0, 99, 99, 2]

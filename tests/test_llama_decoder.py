@@ -1,4 +1,4 @@
-"""The depth decoder on llama.cpp against the native one, on the embedded voice's file."""
+"""The depth decoder on llama.cpp against the native one, on the embedded model's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The depth decoder against transformers' CSM: random models, CSM-1B's widths, the embedded voice."""
+"""The depth decoder against transformers' CSM: random models, CSM-1B's widths, the embedded model."""
 
 from __future__ import annotations
 

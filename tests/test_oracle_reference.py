@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from support import VOICE
 
-from csm_hybrid.speech import Model
+from csm_hybrid.speech import Model, load
 
 pytestmark = pytest.mark.oracle
 
@@ -66,7 +66,7 @@ def test_moshis_codec_gives_the_same_reference(
     spoken = model.speak(SAID[0], seed=3)
     soundfile.write(tmp_path / "anna.wav", spoken.samples, spoken.sample_rate, subtype="FLOAT")
     (tmp_path / "anna.txt").write_text(SAID[0])
-    with Model(bundles("voice", "f32"), codec="moshi") as other:
+    with load(bundles("voice", "f32"), codec="moshi") as other:
         theirs = other.segment(tmp_path / "anna.wav")
     ours = model.segment(tmp_path / "anna.wav")
     assert (theirs.text, theirs.codes.shape, theirs.codes.dtype) == (ours.text, ours.codes.shape, np.int32)

@@ -1,4 +1,4 @@
-"""A speech's requests: how long its pieces are, and what each is asked with."""
+"""A speech's requests: how long its chunks are, and what each is asked with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 import csm_hybrid
-from csm_hybrid.engine.planner import LONGEST_TOKENS, LONGEST_UTTERANCE, ChunkPlanner
+from csm_hybrid.defaults import LONGEST_CHUNK, LONGEST_TOKENS, LONGEST_UTTERANCE
+from csm_hybrid.engine.planner import ChunkPlanner
 from csm_hybrid.errors import InputError
+from csm_hybrid.options import SpeechOptions
 from csm_hybrid.speech import Model
-from csm_hybrid.text.sentences import LONGEST_CHUNK
 
 SENTENCE = "The sun was shining when we left the house."
 
@@ -32,48 +33,48 @@ class Wordy:
 
 
 def planner(model: Model, characters: float) -> ChunkPlanner:
-    made = ChunkPlanner(model)
+    made = ChunkPlanner(model, SpeechOptions())
     made._builder = Wordy(characters)  # type: ignore[assignment]
     return made
 
 
 @pytest.mark.parametrize(("characters", "longest"), [(4.0, LONGEST_CHUNK), (1.0, LONGEST_TOKENS), (0.5, 40)])
-def test_pieces_are_as_long_as_the_tokenizer_lets_them(model: Model, characters: float, longest: int) -> None:
-    pieces = planner(model, characters).pieces("Word by word, and so on and on. " * 50)
-    assert max(map(len, pieces)) <= longest
-    assert sum(map(len, pieces)) / len(pieces) > longest / 2
+def test_chunks_are_as_long_as_the_tokenizer_lets_them(model: Model, characters: float, longest: int) -> None:
+    chunks = planner(model, characters).chunks("Word by word, and so on and on. " * 50)
+    assert max(map(len, chunks)) <= longest
+    assert sum(map(len, chunks)) / len(chunks) > longest / 2
 
 
-def test_a_text_that_fits_is_one_piece_whatever_stands_around_it(model: Model) -> None:
+def test_a_text_that_fits_is_one_chunk_whatever_stands_around_it(model: Model) -> None:
     for text in (SENTENCE, "x" * LONGEST_TOKENS, "Yes."):
-        assert ChunkPlanner(model).pieces(text) == [text]
-    assert len(ChunkPlanner(model).pieces("x" * (LONGEST_TOKENS + 1))) == 2
+        assert ChunkPlanner(model, SpeechOptions()).chunks(text) == [text]
+    assert len(ChunkPlanner(model, SpeechOptions()).chunks("x" * (LONGEST_TOKENS + 1))) == 2
 
 
 def test_a_text_that_changes_its_script_is_cut_by_its_tokens_all_through(model: Model) -> None:
     text = f"{SENTENCE} " * 150 + "今天天气非常好我们去公园走走吧。" * 60
-    planner = ChunkPlanner(model)
-    pieces = planner.pieces(text)
-    tokens = [len(model.builder().text_ids(piece, 0)) for piece in pieces]
+    planner = ChunkPlanner(model, SpeechOptions())
+    chunks = planner.chunks(text)
+    tokens = [len(model.builder().text_ids(chunk, 0)) for chunk in chunks]
     assert max(tokens) <= 1.25 * LONGEST_TOKENS + 8, "what the template adds included"
-    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    assert "".join(chunks).replace(" ", "") == text.replace(" ", "")
 
 
-def test_nothing_to_say_is_no_piece(model: Model) -> None:
+def test_nothing_to_say_is_no_chunk(model: Model) -> None:
     for text in ("", " \n ", "...", "." * 9000):
-        assert ChunkPlanner(model).pieces(text) == []
+        assert ChunkPlanner(model, SpeechOptions()).chunks(text) == []
 
 
 def test_a_seed_that_was_made_up_counts_on_like_one_that_was_given(model: Model) -> None:
-    made = ChunkPlanner(model)
+    made = ChunkPlanner(model, SpeechOptions())
     assert [made.request(SENTENCE).seed for _ in range(3)] == [made.seed, made.seed + 1, made.seed + 2]
-    last = ChunkPlanner(model, seed=2**63 - 1)
+    last = ChunkPlanner(model, SpeechOptions(seed=2**63 - 1))
     assert [last.request(SENTENCE).seed for _ in range(2)] == [2**63 - 1, 0]
 
 
 def test_limits(model: Model) -> None:
     def most(seconds: float | None, *, alone: bool) -> tuple[int, int | None]:
-        request = ChunkPlanner(model, max_seconds=seconds).request(SENTENCE, alone=alone)
+        request = ChunkPlanner(model, SpeechOptions(max_seconds=seconds)).request(SENTENCE, alone=alone)
         return request.max_frames, request.speech_frames
 
     longest = model.max_frames(LONGEST_UTTERANCE)
@@ -98,4 +99,4 @@ def test_limits(model: Model) -> None:
 )
 def test_settings_that_break_a_rule(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(InputError):
-        ChunkPlanner(model, **settings)  # type: ignore[arg-type]
+        ChunkPlanner(model, SpeechOptions(**settings))  # type: ignore[arg-type]

@@ -154,7 +154,7 @@ def test_a_known_voice_is_not_taken_in_again_and_sounds_the_same(model: Model) -
 
 @pytest.mark.parametrize(("backbone", "company"), [("native", 3), ("native", 1), ("llama", 1)])
 def test_the_sound_does_not_depend_on_what_is_kept(backbone: str, company: int) -> None:
-    """Of long texts, whose pieces have the voice in common too; with the native engine also in company."""
+    """Of long texts, whose chunks have the voice in common too; with the native engine also in company."""
 
     def speeches(limit: int) -> tuple[list[np.ndarray], int]:
         heard: list[list[np.ndarray]] = [[], [], []]
@@ -196,10 +196,9 @@ def test_memory_stays_within_the_limit_over_many_voices() -> None:
     before = copies()
     with csm_hybrid.load() as model:
         model.speak(TEXT, seed=1, context=[voice(model, 0)], max_seconds=0.08)
-        one = model.engine.contexts.size  # type: ignore[union-attr]
+        one = model.prefixes.size
     with csm_hybrid.load(prefix_cache=3 * one) as model:
-        cache = model.engine.contexts
-        assert cache is not None
+        cache = model.prefixes
         for number in range(40):
             model.speak(TEXT, seed=1, context=[voice(model, number % 8)], max_seconds=0.08)
             assert cache.size <= cache.limit

@@ -16,9 +16,11 @@ from test_say import csm
 import csm_hybrid
 from csm_hybrid.audio.references import find_voices
 from csm_hybrid.checkpoints.resolve import embedded_model
-from csm_hybrid.engine.planner import LONGEST_TOKENS, LONGEST_UTTERANCE, ChunkPlanner
+from csm_hybrid.defaults import LONGEST_TOKENS, LONGEST_UTTERANCE
+from csm_hybrid.engine.planner import ChunkPlanner
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
+from csm_hybrid.options import SpeechOptions
 from csm_hybrid.speech import Model
 
 SAID = "The sun was shining when we left the house."
@@ -88,31 +90,32 @@ def test_the_transcript_is_the_text_beside_it_or_the_one_given(model: Model, tmp
     assert model.segment(str(path), TEXT).text == TEXT
 
 
-def test_a_reference_is_what_comes_first_in_every_piece_of_a_long_text(model: Model, tmp_path: Path) -> None:
+def test_a_reference_is_what_comes_first_in_every_chunk_of_a_long_text(model: Model, tmp_path: Path) -> None:
     """Also where what was said before comes between it and the text."""
     segment = model.segment(write(tmp_path / "anna.wav", sound()))
     context = model.builder().context_frames([segment])
-    prompts = []
-    submit = model.engine.submit
+    utterances = []
+    submit = model.runner.submit
 
     def noting(*args: Any, **more: Any) -> Any:
-        prompts.append(submit(*args, **more))
-        return prompts[-1]
+        utterances.append(submit(*args, **more))
+        return utterances[-1]
 
-    model.engine.submit = noting  # type: ignore[method-assign]
+    model.runner.submit = noting  # type: ignore[method-assign]
     try:
         model.speak(f"{SAID} {TEXT} " * 3, seed=1, context=[segment], history=12.0)
     finally:
-        del model.engine.submit  # type: ignore[method-assign]
+        del model.runner.submit  # type: ignore[method-assign]
+    prompts = [utterance.sequence for utterance in utterances]
     assert len(prompts) > 2
-    for stream in prompts:
-        np.testing.assert_array_equal(stream.prompt[: len(context)], context)
+    for sequence in prompts:
+        np.testing.assert_array_equal(sequence.prompt[: len(context)], context)
     before = [len(s.prompt) - len(s.request.prompt) for s in prompts]
     assert before[0] == 0
     assert min(before[1:]) > LONGEST_TOKENS, "what was said before comes between the two"
 
 
-def test_the_longest_reference_leaves_room_for_the_longest_piece(model: Model) -> None:
+def test_the_longest_reference_leaves_room_for_the_longest_chunk(model: Model) -> None:
     rate, config = model.sample_rate, model.config
     around = len(model.builder().text_ids("a", 0)) - 1
     longest = model.max_frames(LONGEST_UTTERANCE)
@@ -125,7 +128,7 @@ def test_the_longest_reference_leaves_room_for_the_longest_piece(model: Model) -
         model.segment(samples, SAID, rate=rate)
     segment = model.segment(samples[:-frame], SAID, rate=rate)
     assert len(segment.codes) == most - 1
-    request = ChunkPlanner(model, context=[segment]).request("a" * LONGEST_TOKENS)
+    request = ChunkPlanner(model, SpeechOptions(context=[segment])).request("a" * LONGEST_TOKENS)
     assert request.max_frames == longest
 
 

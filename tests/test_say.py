@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from support import to_bundle
+from support import spoken, to_bundle
 
 BundlePath = Callable[[str, str], Path]
 
@@ -56,7 +56,7 @@ def test_the_embedded_voice_speaks_and_says_so(tmp_path: Path) -> None:
     result = csm("say", "Hello there.", "-o", path, "--seed", 3)
     message = result.stderr.decode()
     assert result.returncode == 0, message
-    assert message.count("embedded voice") == 1
+    assert message.count("embedded model") == 1
     assert "--model-id sesame/csm-1b" in message
     assert "the model ended it" in message
     assert "seed 3" in message
@@ -92,11 +92,11 @@ def test_text_comes_from_a_pipe_or_a_file_and_sound_goes_to_a_pipe(tmp_path: Pat
 SENTENCE = "The sun was shining when we left the house, and there was nobody in the street. "
 
 
-def test_long_text_is_spoken_to_its_end_piece_by_piece(tmp_path: Path) -> None:
-    """Each piece knows what was said before, and all of it comes back with the seed."""
-    pieces = [SENTENCE.strip(), "I have never seen such a beautiful place, said the old man."]
-    pieces += ["Please put the keys on the table. Where did you find that old photograph?"]
-    text = " ".join(pieces)
+def test_long_text_is_spoken_to_its_end_chunk_by_chunk(tmp_path: Path) -> None:
+    """Each chunk knows what was said before, and all of it comes back with the seed."""
+    chunks = [SENTENCE.strip(), "I have never seen such a beautiful place, said the old man."]
+    chunks += ["Please put the keys on the table. Where did you find that old photograph?"]
+    text = " ".join(chunks)
     (tmp_path / "text.txt").write_text(text.replace(", ", ",\n"))
     result = csm("say", "--text-file", tmp_path / "text.txt", "-o", tmp_path / "long.wav", "--seed", 5)
     assert result.returncode == 0, result.stderr.decode()
@@ -104,17 +104,13 @@ def test_long_text_is_spoken_to_its_end_piece_by_piece(tmp_path: Path) -> None:
     sound, rate = soundfile.read(tmp_path / "long.wav", dtype="int16")
 
     from csm_hybrid.audio.files import to_int16
-    from csm_hybrid.engine.request import Request, Stream
+    from csm_hybrid.engine.request import Request
     from csm_hybrid.speech import load
 
     with load() as model:
-        streams: list[Stream] = []
-        for seed, piece in enumerate(pieces, start=5):
-            request = Request(model.prompt(piece), model.sampling(), 375, seed, history=187)
-            streams.append(model.engine.submit(request, after=streams[-1] if streams else None))
-            while model.engine.step():
-                pass
-    expected = np.concatenate([to_int16(chunk) for stream in streams for chunk in stream.audio])
+        prompts = [model.prompt(chunk) for chunk in chunks]
+        requests = [Request(p, model.sampling(), 375, seed, history=187) for seed, p in enumerate(prompts, start=5)]
+        expected = to_int16(spoken(model, requests))
     assert np.array_equal(sound, expected)
     assert 8 < len(sound) / rate < 16
 
@@ -211,7 +207,7 @@ def test_bad_input_is_one_clear_line(args: list[str], code: int, words: str, tmp
     program = "import os, sys; os.chdir(sys.argv.pop()); from csm_hybrid.cli import main; main()"
     command = [sys.executable, "-c", program, *args, str(work)]
     result = subprocess.run(command, capture_output=True, timeout=120)
-    lines = [line for line in result.stderr.decode().splitlines() if "embedded voice" not in line]
+    lines = [line for line in result.stderr.decode().splitlines() if "embedded model" not in line]
     assert result.returncode == code, result.stderr.decode()
     assert len(lines) == 1, lines
     assert words in lines[0]

@@ -1,4 +1,4 @@
-"""Splitting text into pieces, whole and as it is written."""
+"""Splitting text into chunks, whole and as it is written."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_end_marks_of_other_scripts() -> None:
 
 
 def test_text_without_end_marks_takes_time_by_its_length() -> None:
-    """What is looked at for a piece is never more than the longest one."""
+    """What is looked at for a chunk is never more than the longest one."""
     seen: list[int] = []
 
     class Watched(SentenceSplitter):
@@ -60,21 +60,21 @@ def test_text_without_end_marks_takes_time_by_its_length() -> None:
             seen.append(len(text))
             return super()._find_cut(text)
 
-    pieces = Watched().feed("word and word, " * 4000)
+    chunks = Watched().feed("word and word, " * 4000)
     assert max(seen) == LONGEST_CHUNK + 1
-    assert len(pieces) == len(seen) - 1 < 300
+    assert len(chunks) == len(seen) - 1 < 300
 
 
-def test_text_that_fits_is_one_piece_as_it_stands() -> None:
+def test_text_that_fits_is_one_chunk_as_it_stands() -> None:
     text = "One. Two! Three?\nFour."
     assert split(text) == [text]
 
 
 def test_long_text_is_cut_where_sentences_end() -> None:
     text = "This is a sentence of some length. " * 20
-    pieces = split(text)
-    assert all(p.endswith("length.") for p in pieces)
-    assert len(pieces) == 3
+    chunks = split(text)
+    assert all(p.endswith("length.") for p in chunks)
+    assert len(chunks) == 3
 
 
 WRAPPED = """CHAPTER ONE
@@ -112,11 +112,11 @@ def test_a_sentence_that_is_too_long_is_cut_at_a_comma_or_a_space() -> None:
 
 
 @given(TEXTS)
-def test_pieces_keep_every_word_and_stay_short(text: str) -> None:
-    pieces = split(text)
-    assert all(len(piece) <= max(LONGEST_CHUNK, len(text) if len(text) <= LONGEST_CHUNK else 0) for piece in pieces)
+def test_chunks_keep_every_word_and_stay_short(text: str) -> None:
+    chunks = split(text)
+    assert all(len(chunk) <= max(LONGEST_CHUNK, len(text) if len(text) <= LONGEST_CHUNK else 0) for chunk in chunks)
     if speakable(text):
-        spoken = [c for c in "".join(pieces) if c.isalnum()]
+        spoken = [c for c in "".join(chunks) if c.isalnum()]
         assert spoken == [c for c in text if c.isalnum()]
 
 

@@ -22,6 +22,7 @@ import aiohttp
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support import settle
 
 import csm_hybrid
 from csm_hybrid.cli import main
@@ -29,7 +30,7 @@ from csm_hybrid.cli.serve import serve
 from csm_hybrid.engine.request import Request
 
 TEXT = "The sun was shining when we left the house."
-LONG = f"{TEXT} I have never seen such a beautiful place. " * 4  # spoken in pieces
+LONG = f"{TEXT} I have never seen such a beautiful place. " * 4  # spoken in chunks
 START_SECONDS = 60.0
 
 
@@ -212,29 +213,29 @@ def test_a_continuation_sounds_the_same_whether_its_slot_was_kept_or_not() -> No
     heard = []
     with csm_hybrid.load() as model:
         for kept in (True, False):
-            first = model.engine.submit(Request(model.prompt(TEXT), model.sampling(), 100, seed=1))
-            while not kept and not first.finished:
-                model.engine.step()
+            first = model.runner.submit(Request(model.prompt(TEXT), model.sampling(), 100, seed=1))
+            if not kept:
+                settle(model)
             request = Request(model.prompt("I have never seen it."), model.sampling(), 100, seed=2, history=187)
-            second = model.engine.submit(request, after=first)
-            while model.engine.step():
-                pass
-            heard.append(np.concatenate(list(second.audio)))
+            second = model.runner.submit(request, after=first)
+            while not second.ended:
+                time.sleep(0.001)
+            heard.append(second.take(second.ready_frames))
     assert len(heard[0]) > 0
     assert np.array_equal(*heard)
 
 
 def test_a_voice_sounds_the_same_alone_and_in_company() -> None:
-    """Bit for bit with the embedded voice: its weights are multiplied alike for one row and for several."""
+    """Bit for bit with the embedded model: its weights are multiplied alike for one row and for several."""
     texts = [TEXT, "Please put the keys on the table.", "I have never seen such a beautiful place."]
     alone, together = [], []
     for slots, heard in ((1, alone), (3, together)):
         with csm_hybrid.load(slots=slots) as model:
-            streams = [
-                model.engine.submit(Request(model.prompt(text), model.sampling(), 100, seed=i))
+            spoken = [
+                model.runner.submit(Request(model.prompt(text), model.sampling(), 100, seed=i))
                 for i, text in enumerate(texts)
             ]
-            while model.engine.step():
-                pass
-            heard += [np.concatenate(list(s.audio)) for s in streams]
+            while not all(utterance.ended for utterance in spoken):
+                time.sleep(0.001)
+            heard += [utterance.take(utterance.ready_frames) for utterance in spoken]
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from fake_model import FRAME, RATE, FakeModel, asynchronous
 from serving import SPEECH, body, serving
-from standin import FRAME, RATE, Voice, asynchronous
 from test_encoders import decode
 from yarl import URL
 
@@ -141,9 +141,9 @@ async def test_a_wav_is_read_by_the_standard_library() -> None:
 
 @asynchronous
 async def test_a_speech_without_sound_is_a_frame_of_silence() -> None:
-    voice = Voice()
-    voice.decoder.decode_frames = lambda hidden, c0_logits, samplers: np.zeros((len(hidden), 4), np.int32)  # type: ignore[method-assign]
-    async with serving(voice) as served:
+    model = FakeModel()
+    model.decoder.decode_frames = lambda hidden, c0_logits, samplers: np.zeros((len(hidden), 4), np.int32)  # type: ignore[method-assign]
+    async with serving(model) as served:
         for name in FORMATS:
             status, data = await served.speak(response_format=name)
             assert status == 200
@@ -159,7 +159,7 @@ async def test_text_without_a_word_is_silence() -> None:
             status, data = await served.speak(text)
             assert (status, len(samples(data))) == (200, FRAME)
             assert not samples(data).any()
-        assert served.voice.decoder.frames == 0
+        assert served.model.decoder.frames == 0
 
 
 BAD = [
@@ -214,7 +214,7 @@ async def test_every_mistake_in_a_field_names_the_field() -> None:
             request = body(**change)  # type: ignore[arg-type]
             async with served.client.post(SPEECH, json=request) as answer:
                 check_error(answer.status, await answer.read(), 400, param, code)
-        assert served.voice.decoder.frames == 0
+        assert served.model.decoder.frames == 0
 
 
 @pytest.mark.parametrize(
@@ -281,13 +281,13 @@ async def test_what_is_refused_is_in_the_log_once_with_what_the_client_was_told(
 
 @asynchronous
 async def test_an_engine_failure_before_the_first_sound_is_a_500_without_a_traceback() -> None:
-    voice = Voice()
+    model = FakeModel()
 
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret detail")
 
-    voice.backbone.decode = broken  # type: ignore[method-assign]
-    async with serving(voice) as served:
+    model.backbone.decode = broken  # type: ignore[method-assign]
+    async with serving(model) as served:
         status, data = await served.speak()
         check_error(status, data, 500, None, "engine_error")
         assert b"Traceback" not in data
@@ -295,24 +295,24 @@ async def test_an_engine_failure_before_the_first_sound_is_a_500_without_a_trace
 
 @asynchronous
 async def test_an_engine_failure_in_mid_speech_breaks_the_answer_off() -> None:
-    voice = Voice()
-    voice.decoder.fail_on = {1}
-    async with serving(voice) as served:
+    model = FakeModel()
+    model.decoder.fail_on = {1}
+    async with serving(model) as served:
         with pytest.raises(aiohttp.ClientPayloadError):
             await served.speak()
         _, events = await _read_all(served, body(stream_format="sse"))
         assert events[-1]["type"] == "error"
         assert events[-1]["error"]["code"] == "engine_error"
         assert served.metric('csm_aborted_total{reason="engine_error"}') == 2
-        voice.decoder.fail_on.clear()
+        model.decoder.fail_on.clear()
         assert (await served.speak())[0] == 200
 
 
 @asynchronous
 async def test_a_failure_in_a_speech_with_a_longest_length_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    voice = Voice()
-    voice.decoder.fail_on = {1}
-    async with serving(voice) as served:
+    model = FakeModel()
+    model.decoder.fail_on = {1}
+    async with serving(model) as served:
         with pytest.raises(aiohttp.ClientPayloadError):
             await served.speak(LONG, max_audio_len_ms=60_000)
         gc.collect()
@@ -351,9 +351,9 @@ async def test_the_small_routes() -> None:
 
 @asynchronous
 async def test_a_models_name_may_have_slashes() -> None:
-    voice = Voice()
-    voice.config.name = "sesame/csm-1b"
-    async with serving(voice) as served:
+    model = FakeModel()
+    model.config.name = "sesame/csm-1b"
+    async with serving(model) as served:
         for path in ("/v1/models/sesame/csm-1b", "/v1/models/sesame%2Fcsm-1b"):
             url = URL(f"http://{served.host}:{served.port}{path}", encoded=True)
             async with served.client.get(url) as answer:

@@ -6,8 +6,8 @@ import asyncio
 
 import aiohttp
 import pytest
+from fake_model import asynchronous
 from serving import SPEECH, body, serving
-from standin import asynchronous
 
 from csm_hybrid.server.access import OPEN_PATHS
 

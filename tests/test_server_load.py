@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from fake_model import FakeModel, asynchronous
 from serving import SPEECH, Served, body, serving
-from standin import Voice, asynchronous
 
 from csm_hybrid.server.request_log import TextFormatter
 
@@ -35,18 +35,18 @@ async def until(condition: Any, seconds: float = 5.0) -> None:
 
 @asynchronous
 async def test_many_speak_together_and_each_is_heard_as_if_alone() -> None:
-    async with serving(Voice(slots=1)) as served:
+    async with serving(FakeModel(slots=1)) as served:
         alone = [(await served.speak(TEXT * (i % 3 + 1), seed=i))[1] for i in range(12)]
-    async with serving(Voice(slots=4), queue=20) as served:
+    async with serving(FakeModel(slots=4), queue=20) as served:
         together = await asyncio.gather(*(served.speak(TEXT * (i % 3 + 1), seed=i) for i in range(12)))
     assert [data for _, data in together] == alone
 
 
 @asynchronous
 async def test_a_failure_in_one_stream_leaves_the_others_bit_exact() -> None:
-    async with serving(Voice(slots=4)) as served:
+    async with serving(FakeModel(slots=4)) as served:
         alone = [(await served.speak(TEXT, seed=i))[1] for i in range(3)]
-        decode = served.voice.decoder.decode_frames
+        decode = served.model.decoder.decode_frames
         hurt = {7}
 
         def brittle(*, hidden: np.ndarray, c0_logits: np.ndarray, samplers: list[Any]) -> np.ndarray:
@@ -54,8 +54,8 @@ async def test_a_failure_in_one_stream_leaves_the_others_bit_exact() -> None:
                 raise RuntimeError("injected")
             return decode(hidden=hidden, c0_logits=c0_logits, samplers=samplers)
 
-        served.voice.decoder.seconds = 0.01
-        served.voice.decoder.decode_frames = brittle  # type: ignore[method-assign]
+        served.model.decoder.seconds = 0.01
+        served.model.decoder.decode_frames = brittle  # type: ignore[method-assign]
         # The others are shorter than seven frames from their start on; only the long one passes seven to go.
         short = "Six frames or so."
         before = [(await served.speak(short, seed=i))[1] for i in range(3)]
@@ -80,10 +80,10 @@ async def outcome_of(served: Served, text: str, **more: Any) -> tuple[bytes, Exc
 
 @asynchronous
 async def test_overload_is_refused_at_once_with_the_time_to_wait() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice, queue=2) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model, queue=2) as served:
         first = asyncio.create_task(served.speak(LONG))
-        await until(lambda: voice.engine.running == 1)
+        await until(lambda: model.engine.running == 1)
         waiting = [asyncio.create_task(served.speak(TEXT)) for _ in range(2)]
         await until(lambda: served.metric("csm_queued") == 2)
         async with served.client.post(SPEECH, json=body()) as answer:
@@ -98,21 +98,21 @@ async def test_overload_is_refused_at_once_with_the_time_to_wait() -> None:
 
 @asynchronous
 async def test_who_waits_too_long_is_told_so() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice, queue=2, queue_timeout=0.1) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model, queue=2, queue_timeout=0.1) as served:
         first = asyncio.create_task(served.speak(LONG))
-        await until(lambda: voice.engine.running == 1)
+        await until(lambda: model.engine.running == 1)
         async with served.client.post(SPEECH, json=body()) as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (429, "queue_timeout")
             assert int(answer.headers["Retry-After"]) >= 1
-        assert voice.engine.waiting == 0
+        assert model.engine.waiting == 0
         first.cancel()
 
 
 @asynchronous
 async def test_requests_start_in_the_order_in_which_they_came() -> None:
-    voice = Voice(slots=1, seconds=0.005)
-    async with serving(voice) as served:
+    model = FakeModel(slots=1, seconds=0.005)
+    async with serving(model) as served:
         ended: list[int] = []
 
         async def speak(i: int) -> None:
@@ -122,34 +122,34 @@ async def test_requests_start_in_the_order_in_which_they_came() -> None:
         tasks = []
         for i in range(5):
             tasks.append(asyncio.create_task(speak(i)))
-            await until(lambda n=i: voice.engine.running + voice.engine.waiting > n or ended)  # type: ignore[misc]
+            await until(lambda n=i: model.engine.running + model.engine.waiting > n or ended)  # type: ignore[misc]
         await asyncio.gather(*tasks)
         assert ended == [0, 1, 2, 3, 4]
 
 
 @asynchronous
 async def test_the_work_stops_when_the_client_leaves() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model) as served:
         async with served.client.post(SPEECH, json=body(LONG)) as answer:
             await answer.content.readany()
             answer.close()
-        frames = voice.decoder.frames
-        await until(lambda: voice.engine.running == 0)
-        assert voice.decoder.frames - frames <= STEPS_TO_NOTICE
+        frames = model.decoder.frames
+        await until(lambda: model.engine.running == 0)
+        assert model.decoder.frames - frames <= STEPS_TO_NOTICE
         await until(lambda: served.metric('csm_aborted_total{reason="client_left"}') == 1)
 
 
 @asynchronous
 async def test_one_who_leaves_the_queue_takes_no_slot() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model) as served:
         first = asyncio.create_task(served.speak(LONG))
-        await until(lambda: voice.engine.running == 1)
+        await until(lambda: model.engine.running == 1)
         second = asyncio.create_task(served.speak(TEXT))
-        await until(lambda: voice.engine.waiting == 1)
+        await until(lambda: model.engine.waiting == 1)
         second.cancel()
-        await until(lambda: voice.engine.waiting == 0)
+        await until(lambda: model.engine.waiting == 0)
         first.cancel()
 
 
@@ -159,35 +159,35 @@ ENDLESS = {"speed": 0.25}
 
 @asynchronous
 async def test_a_slow_reader_holds_nobody_up_and_grows_no_memory() -> None:
-    """One piece is being heard, one is made ahead, and then nothing more until he reads."""
-    voice = Voice(slots=1)
+    """One chunk is being heard, one is made ahead, and then nothing more until he reads."""
+    model = FakeModel(slots=1)
     text = LONG * 6  # far more sound than the sockets' buffers hold
-    async with serving(voice, max_input_chars=len(text)) as served:
+    async with serving(model, max_input_chars=len(text)) as served:
         _, whole = await served.speak(text, **ENDLESS)
-        total, voice.decoder.frames = voice.decoder.frames, 0
+        total, model.decoder.frames = model.decoder.frames, 0
         async with served.client.post(SPEECH, json=body(text, **ENDLESS)) as slow:
             slow.connection.transport.pause_reading()  # type: ignore[union-attr]
             for _ in range(3):
                 assert (await asyncio.wait_for(served.speak(TEXT), 5))[0] == 200
-            stopped = await _standstill(voice)
-            assert voice.engine.running == 0, "he must not hold a slot"
+            stopped = await _standstill(model)
+            assert model.engine.running == 0, "he must not hold a slot"
             assert stopped < 0.8 * total, "nothing may be made that nobody takes"
             slow.connection.transport.resume_reading()  # type: ignore[union-attr]
             assert await slow.read() == whole
 
 
-async def _standstill(voice: Voice) -> int:
+async def _standstill(model: FakeModel) -> int:
     """Waits until no frames have been made for a while; returns how many there are."""
     while True:
-        frames = voice.decoder.frames
+        frames = model.decoder.frames
         await asyncio.sleep(0.3)
-        if voice.decoder.frames == frames:
+        if model.decoder.frames == frames:
             return frames
 
 
 @asynchronous
 async def test_a_reader_who_takes_nothing_is_dropped_in_the_end() -> None:
-    async with serving(Voice(slots=1), stall_timeout=0.2) as served:
+    async with serving(FakeModel(slots=1), stall_timeout=0.2) as served:
         async with served.client.post(SPEECH, json=body(LONG * 2, **ENDLESS)) as slow:
             slow.connection.transport.pause_reading()  # type: ignore[union-attr]
             await until(lambda: served.metric('csm_aborted_total{reason="stalled"}') == 1, 20)
@@ -196,14 +196,14 @@ async def test_a_reader_who_takes_nothing_is_dropped_in_the_end() -> None:
 
 @asynchronous
 async def test_a_request_has_a_longest_time() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice, request_timeout=0.3) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model, request_timeout=0.3) as served:
         data, error = await outcome_of(served, LONG)
         assert error is not None
         assert data
-        await until(lambda: voice.engine.running == 0)
+        await until(lambda: model.engine.running == 0)
         assert served.metric('csm_aborted_total{reason="request_timeout"}') == 1
-        voice.decoder.seconds = 1.0
+        model.decoder.seconds = 1.0
         async with served.client.post(SPEECH, json=body()) as answer:
             assert answer.status == 503
             assert answer.headers["X-Should-Retry"] == "false", "OpenAI's clients would try again, twice"
@@ -211,9 +211,9 @@ async def test_a_request_has_a_longest_time() -> None:
 
 @asynchronous
 async def test_clients_that_vanish_at_random_moments_leave_nothing_behind() -> None:
-    voice = Voice(slots=4, seconds=0.001)
+    model = FakeModel(slots=4, seconds=0.001)
     random.seed(1)
-    async with serving(voice, force_close=True, queue=300, slow_readers=300) as served:
+    async with serving(model, force_close=True, queue=300, slow_readers=300) as served:
         reference = await served.speak(TEXT, seed=5)
         before = _descriptors()
 
@@ -224,7 +224,7 @@ async def test_clients_that_vanish_at_random_moments_leave_nothing_behind() -> N
         witnesses = [asyncio.create_task(served.speak(TEXT, seed=5)) for _ in range(4)]
         await asyncio.gather(*(vanish() for _ in range(200)))
         assert [await w for w in witnesses] == [reference] * 4
-        await until(lambda: voice.engine.running == voice.engine.waiting == 0)
+        await until(lambda: model.engine.running == model.engine.waiting == 0)
         await until(lambda: not served.server.open)
         await until(lambda: _descriptors() <= before + 2)
         assert await served.speak(TEXT, seed=5) == reference
@@ -236,7 +236,7 @@ def _descriptors() -> int:
 
 @asynchronous
 async def test_memory_and_objects_stay_flat() -> None:
-    async with serving(Voice(slots=4)) as served:
+    async with serving(FakeModel(slots=4)) as served:
 
         async def some(count: int) -> None:
             for name in ("pcm", "opus"):
@@ -249,10 +249,10 @@ async def test_memory_and_objects_stay_flat() -> None:
             await some(20)
         gc.collect()
         assert len(gc.get_objects()) - objects < 500
-        assert not served.server.worker._open
-        assert not served.server.worker._known
-        assert not served.server.worker._waiting
-        assert not served.server.worker._running
+        assert not served.model.runner._open
+        assert not served.model.runner._known
+        assert not served.model.runner._waiting
+        assert not served.model.runner._running
 
 
 GARBAGE = [
@@ -285,13 +285,13 @@ async def test_garbage_on_the_wire_hurts_nobody(caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("limit", [{}, {"max_audio_len_ms": 60_000}])
 @asynchronous
 async def test_a_long_speech_is_not_broken_off_for_one_that_waits(limit: dict[str, int]) -> None:
-    """Between its pieces it keeps the slot; one that comes meanwhile starts when it has been made."""
-    voice = Voice(slots=1, seconds=0.005)
-    async with serving(voice) as served:
-        long = asyncio.create_task(outcome_of(served, TEXT * 12, **limit))  # pieces of seven sentences
-        await until(lambda: voice.engine.running == 1)
+    """Between its chunks it keeps the slot; one that comes meanwhile starts when it has been made."""
+    model = FakeModel(slots=1, seconds=0.005)
+    async with serving(model) as served:
+        long = asyncio.create_task(outcome_of(served, TEXT * 12, **limit))  # chunks of seven sentences
+        await until(lambda: model.engine.running == 1)
         other = asyncio.create_task(served.speak(TEXT))
-        await until(lambda: voice.engine.waiting == 1)
+        await until(lambda: model.engine.waiting == 1)
         done, _ = await asyncio.wait({long, other}, return_when="FIRST_COMPLETED")
         assert done == {long}
         assert (await other)[0] == 200
@@ -299,13 +299,13 @@ async def test_a_long_speech_is_not_broken_off_for_one_that_waits(limit: dict[st
 
 @asynchronous
 async def test_a_slow_reader_of_events_is_told_that_the_time_is_over() -> None:
-    voice = Voice(slots=1)
-    async with serving(voice, max_input_chars=len(LONG) * 6, request_timeout=1.5) as served:
+    model = FakeModel(slots=1)
+    async with serving(model, max_input_chars=len(LONG) * 6, request_timeout=1.5) as served:
         request = body(LONG * 6, stream_format="sse", **ENDLESS)
         async with served.client.post(SPEECH, json=request) as slow:
             slow.connection.transport.pause_reading()  # type: ignore[union-attr]
-            await _standstill(voice)
-            assert voice.engine.running == 0
+            await _standstill(model)
+            assert model.engine.running == 0
             await asyncio.sleep(1.5)
             slow.connection.transport.resume_reading()  # type: ignore[union-attr]
             data = b""
@@ -322,15 +322,15 @@ TRACED = {"X-Request-Id": "trace-1"}
 @asynchronous
 async def test_speeches_of_one_id_are_counted_one_by_one() -> None:
     """Clients choose their ids: with one for all, a shutdown did not wait and the limit on readers was void."""
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice, queue=0) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model, queue=0) as served:
         async with served.client.post(SPEECH, json=body(LONG), headers=TRACED) as first:
             assert first.status == 200
             async with served.client.post(SPEECH, json=body(), headers=TRACED) as second:
                 assert second.status == 429
             assert len(served.server.open) == 1
         await until(lambda: not served.server.open)
-    async with serving(Voice(slots=1), slow_readers=0, queue=1) as served:
+    async with serving(FakeModel(slots=1), slow_readers=0, queue=1) as served:
         statuses = []
         for _ in range(4):
             slow = await served.client.post(SPEECH, json=body(LONG, **ENDLESS), headers=TRACED)

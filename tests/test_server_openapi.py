@@ -7,15 +7,15 @@ from typing import Any
 
 import jsonschema
 import pytest
+from fake_model import asynchronous
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import SPEECH, Served, body, serving
-from standin import asynchronous
 from test_server import BAD
 
 from csm_hybrid.server.api_errors import ApiError
 from csm_hybrid.server.openapi import document
-from csm_hybrid.server.request_schema import fields, manner, parse
+from csm_hybrid.server.request_schema import fields, parse, speech_request
 from csm_hybrid.server.voices import Voices
 
 TABLE = fields()
@@ -46,7 +46,7 @@ VALUES = st.one_of(
 def test_the_schema_and_the_checks_agree(changes: dict[str, Any]) -> None:
     request = {"model": "csm", "input": "Hello.", "voice": "alloy", **changes}
     try:
-        manner(parse(json.dumps(request).encode(), TABLE), Voices())
+        speech_request(parse(json.dumps(request).encode(), TABLE), Voices(), history=15.0)
         taken = True
     except ApiError:
         taken = False
@@ -60,13 +60,13 @@ def test_what_the_tests_call_mistakes_is_one_in_the_document_too() -> None:
 
 
 def test_defaults_are_those_that_are_used() -> None:
-    how = manner(parse(b'{"model": "m", "input": "x", "voice": "alloy"}', TABLE), Voices())
+    how = speech_request(parse(b'{"model": "m", "input": "x", "voice": "alloy"}', TABLE), Voices(), history=15.0)
     defaults = {f.name: f.schema["default"] for f in TABLE if "default" in f.schema}
     assert defaults == {
         "response_format": how.response_format,
         "speed": how.speed,
         "stream_format": "sse" if how.sse else "audio",
-        "buffer_size": how.buffer_frames,
+        "buffer_size": how.options.buffer_frames,
     }
 
 

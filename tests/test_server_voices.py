@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_model import asynchronous
 from serving import Served, body, serving
-from standin import asynchronous
 from test_prefix_cache import fed
 from test_references import GOOD, SAID, sound, write
 from test_serve import running
@@ -21,21 +21,21 @@ from test_serve import running
 import csm_hybrid
 from csm_hybrid.checkpoints.resolve import embedded_model
 from csm_hybrid.errors import InputError
-from csm_hybrid.options import Segment
+from csm_hybrid.options import ModelOptions, Segment
 from csm_hybrid.server.voices import OPENAI_VOICES, load_voices
 from csm_hybrid.speech import Model
 
 TEXT = "Please put the keys on the table."
-LONG = f"{SAID} {TEXT} " * 3  # spoken in pieces
+LONG = f"{SAID} {TEXT} " * 3  # spoken in chunks
 
 
-class Voice(Model):
-    """The embedded voice, which says whether it was closed."""
+class EmbeddedModel(Model):
+    """The embedded model, which says whether it was closed."""
 
     closed = False
 
     def __init__(self) -> None:
-        super().__init__(embedded_model(), slots=2)
+        super().__init__(embedded_model(), ModelOptions(slots=2))
 
     def close(self) -> None:
         super().close()
@@ -61,13 +61,13 @@ def library(path: Path, text: str, *, speaker: int = 0) -> bytes:
 def noted(served: Served) -> list[Any]:
     """What is submitted to the engine from now on."""
     seen: list[Any] = []
-    submit = served.server.worker.submit
+    submit = served.model.runner.submit
 
     def noting(*args: Any, **more: Any) -> Any:
         seen.append(submit(*args, **more))
         return seen[-1]
 
-    served.server.worker.submit = noting  # type: ignore[method-assign]
+    served.model.runner.submit = noting  # type: ignore[method-assign]
     return seen
 
 
@@ -75,14 +75,14 @@ def noted(served: Served) -> list[Any]:
 async def test_a_voice_speaks_as_the_library_does_with_its_recording(tmp_path: Path) -> None:
     voices = folder(tmp_path)
     anna, alloy = library(voices / "anna.wav", TEXT), library(voices / "alloy.flac", TEXT)
-    async with serving(Voice(), voices=voices) as served:  # type: ignore[arg-type]
+    async with serving(EmbeddedModel(), voices=voices) as served:  # type: ignore[arg-type]
         seen = noted(served)
         assert await served.speak(TEXT, voice="anna") == (200, anna)
         assert await served.speak(TEXT, voice={"id": "anna"}) == (200, anna)
         assert await served.speak(TEXT, voice="alloy") == (200, alloy), "a recording takes the name's place"
         bare = (await served.speak(TEXT, voice="ballad"))[1]
         assert bare not in (anna, alloy)
-        model: Model = served.voice  # type: ignore[assignment]
+        model: Model = served.model  # type: ignore[assignment]
         context = model.builder().context_frames([model.segment(voices / "anna.wav")])
         with_voice, without = seen[0].request, seen[-1].request
         np.testing.assert_array_equal(with_voice.prompt, np.concatenate([context, model.prompt(TEXT)]))
@@ -92,10 +92,10 @@ async def test_a_voice_speaks_as_the_library_does_with_its_recording(tmp_path: P
 
 @asynchronous
 async def test_even_the_first_request_finds_its_voice_taken_in(tmp_path: Path) -> None:
-    async with serving(Voice(), voices=folder(tmp_path)) as served:  # type: ignore[arg-type]
-        counts = fed(served.voice)  # type: ignore[arg-type]
+    async with serving(EmbeddedModel(), voices=folder(tmp_path)) as served:  # type: ignore[arg-type]
+        counts = fed(served.model)  # type: ignore[arg-type]
         assert (await served.speak(TEXT, voice="anna", max_audio_len_ms=80))[0] == 200
-        assert sum(counts) == len(served.voice.prompt(TEXT))  # type: ignore[attr-defined]
+        assert sum(counts) == len(served.model.prompt(TEXT))  # type: ignore[attr-defined]
 
 
 def test_a_voice_cache_that_is_too_small_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,9 +106,8 @@ def test_a_voice_cache_that_is_too_small_is_told_of(tmp_path: Path, caplog: pyte
         caplog.clear()
         with csm_hybrid.load(prefix_cache=limit) as model:
             assert load_voices(model, voices).names[:2] == ("alloy", "anna")
-            assert (model.engine.times.steps > 0) == (limit > 0)
-            assert model.engine.contexts is not None
-            return model.engine.contexts.size, [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+            assert (model.times.steps > 0) == (limit > 0)
+            return model.prefixes.size, [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
 
     assert loaded(0) == (0, [])
     both, warnings = loaded(2**20)
@@ -122,7 +121,7 @@ def test_a_voice_cache_that_is_too_small_is_told_of(tmp_path: Path, caplog: pyte
 async def test_a_voices_number_may_be_another(tmp_path: Path) -> None:
     voices = folder(tmp_path)
     wanted = library(voices / "anna.wav", TEXT, speaker=1)
-    async with serving(Voice(), voices=voices) as served:  # type: ignore[arg-type]
+    async with serving(EmbeddedModel(), voices=voices) as served:  # type: ignore[arg-type]
         assert await served.speak(TEXT, voice="anna", speaker_id=1) == (200, wanted)
 
 
@@ -130,16 +129,16 @@ async def test_a_voices_number_may_be_another(tmp_path: Path) -> None:
 async def test_long_text_keeps_the_voice_first_and_its_usage_is_text(tmp_path: Path) -> None:
     voices = folder(tmp_path)
     wanted = library(voices / "anna.wav", LONG)
-    async with serving(Voice(), voices=voices) as served:  # type: ignore[arg-type]
+    async with serving(EmbeddedModel(), voices=voices) as served:  # type: ignore[arg-type]
         seen = noted(served)
         assert await served.speak(LONG, voice="anna") == (200, wanted)
         assert len(seen) > 2
         context = seen[0].request.prompt[: seen[0].request.context]
         for utterance in seen:
-            np.testing.assert_array_equal(utterance.stream.prompt[: len(context)], context)
+            np.testing.assert_array_equal(utterance.sequence.prompt[: len(context)], context)
         _, events = await served.speak(TEXT, voice="anna", stream_format="sse")
         done = json.loads(events.decode().split("data: ")[-1])
-        assert done["usage"]["input_tokens"] == len(served.voice.prompt(TEXT))  # type: ignore[attr-defined]
+        assert done["usage"]["input_tokens"] == len(served.model.prompt(TEXT))  # type: ignore[attr-defined]
 
 
 @asynchronous
@@ -147,7 +146,7 @@ async def test_the_websocket_speaks_with_a_voice(tmp_path: Path) -> None:
     voices = folder(tmp_path)
     wanted = {"anna": library(voices / "anna.wav", TEXT), "alloy": library(voices / "alloy.flac", TEXT)}
     async with (
-        serving(Voice(), voices=voices) as served,  # type: ignore[arg-type]
+        serving(EmbeddedModel(), voices=voices) as served,  # type: ignore[arg-type]
         served.client.ws_connect("/v1/audio/speech/stream") as line,
     ):
         for config, name in (({}, "alloy"), ({"voice": "anna"}, "anna"), ({"voice": {"id": "alloy"}}, "alloy")):
@@ -162,7 +161,7 @@ async def test_the_websocket_speaks_with_a_voice(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_voices_are_listed_and_documented(tmp_path: Path) -> None:
-    async with serving(Voice(), voices=folder(tmp_path)) as served:  # type: ignore[arg-type]
+    async with serving(EmbeddedModel(), voices=folder(tmp_path)) as served:  # type: ignore[arg-type]
         async with served.client.get("/v1/audio/voices") as answer:
             names = [v["id"] for v in (await answer.json())["voices"]]
         assert names == ["alloy", "anna", *(n for n in OPENAI_VOICES if n != "alloy")]

@@ -1,4 +1,4 @@
-"""Text in pieces, audio as it is made, interruption."""
+"""Text in chunks, audio as it is made, interruption."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import aiohttp
 import av
 import numpy as np
 import pytest
+from fake_model import FRAME, RATE, FakeModel, asynchronous
 from serving import Served, serving
-from standin import FRAME, RATE, Voice, asynchronous
 from test_encoders import decode
 
 PATH = "/v1/audio/speech/stream"
@@ -61,8 +61,8 @@ async def test_a_turn_is_one_sound_from_its_start_to_its_usage() -> None:
 async def test_the_sound_does_not_depend_on_how_the_text_arrives() -> None:
     async with serving() as served:
         whole, _ = await converse(served, [SEEDED, text(TEXT), FLUSH])
-        pieces, _ = await converse(served, [SEEDED, *(text(c) for c in TEXT), FLUSH])
-        assert pieces == whole
+        chunks, _ = await converse(served, [SEEDED, *(text(c) for c in TEXT), FLUSH])
+        assert chunks == whole
 
 
 @asynchronous
@@ -75,14 +75,14 @@ async def test_a_sentence_is_heard_before_the_next_one_is_written() -> None:
 
 @asynchronous
 async def test_an_interruption_silences_and_the_next_turn_speaks() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice) as served, served.client.ws_connect(PATH) as line:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model) as served, served.client.ws_connect(PATH) as line:
         await line.send_json(text(TEXT * 5))
         await line.receive_json()
         await line.send_json(CANCEL)
         await listen(line, "cancelled")
         await asyncio.sleep(0.1)
-        assert voice.engine.running == voice.engine.waiting == 0
+        assert model.engine.running == model.engine.waiting == 0
         await line.send_json(text("Something else altogether."))
         await line.send_json(FLUSH)
         audio, told = await listen(line, "done")
@@ -158,30 +158,30 @@ async def test_mistakes_are_told_and_the_connection_stays() -> None:
 
 @asynchronous
 async def test_text_that_nobody_hears_yet_is_bounded() -> None:
-    async with serving(Voice(slots=1, seconds=0.05), max_input_chars=100) as served:
+    async with serving(FakeModel(slots=1, seconds=0.05), max_input_chars=100) as served:
         _, told = await converse(served, [text("x" * 301), text("y" * 301)], until="error")
         assert told[-1]["error"]["code"] == "string_above_max_length"
 
 
 @asynchronous
 async def test_a_client_that_leaves_stops_the_work() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model) as served:
         async with served.client.ws_connect(PATH) as line:
             await line.send_json(text(TEXT * 5))
             await line.receive_json()
         await asyncio.sleep(0.2)
-        assert voice.engine.running == voice.engine.waiting == 0
+        assert model.engine.running == model.engine.waiting == 0
         assert not served.server.open
         assert served.metric('csm_aborted_total{reason="client_left"}') == 1
 
 
 @asynchronous
 async def test_overload_is_told() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice, queue=0) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model, queue=0) as served:
         running = asyncio.create_task(served.speak(TEXT * 20))
-        while voice.engine.running == 0:
+        while model.engine.running == 0:
             await asyncio.sleep(0.01)
         _, told = await converse(served, [text(TEXT), FLUSH], until="error")
         assert told[-1]["error"]["code"] == "queue_full"

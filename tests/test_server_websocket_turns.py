@@ -8,8 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from fake_model import FakeModel, asynchronous
 from serving import Served, SlowSocket, serving, slow_socket
-from standin import Voice, asynchronous
 from test_server_load import until
 from test_server_websocket import CANCEL, FLUSH, PATH, TEXT, listen, text
 
@@ -20,10 +20,10 @@ SENTENCES = "Here is one sentence of words. " * 12
 
 async def standstill(served: Served) -> None:
     """Waits until nothing is made any more, because nobody takes it."""
-    await until(lambda: served.voice.decoder.frames > 0)
+    await until(lambda: served.model.decoder.frames > 0)
     frames = -1
-    while served.voice.decoder.frames != frames:
-        frames = served.voice.decoder.frames
+    while served.model.decoder.frames != frames:
+        frames = served.model.decoder.frames
         await asyncio.sleep(0.3)
 
 
@@ -40,7 +40,7 @@ async def told(line: aiohttp.ClientWebSocketResponse, *messages: Any) -> dict[st
 @asynchronous
 async def test_a_cancel_while_the_client_reads_slowly_leaves_the_connection_able_to_speak() -> None:
     """A cancelled write to the socket made the next one fail, and with it all that came later."""
-    async with serving(Voice(slots=1)) as served, slow_socket(served, PATH) as line:
+    async with serving(FakeModel(slots=1)) as served, slow_socket(served, PATH) as line:
         line.send(*ENDLESS, FLUSH)
         await standstill(served)
         line.send(CANCEL)
@@ -69,7 +69,7 @@ async def _gone(line: SlowSocket) -> None:
 
 @asynchronous
 async def test_a_client_that_takes_no_audio_is_dropped() -> None:
-    async with serving(Voice(slots=1), stall_timeout=0.3) as served, slow_socket(served, PATH) as line:
+    async with serving(FakeModel(slots=1), stall_timeout=0.3) as served, slow_socket(served, PATH) as line:
         line.send(*ENDLESS, FLUSH)
         await until(lambda: served.metric('csm_aborted_total{reason="stalled"}') == 1, 20)
         await until(lambda: not served.server.sockets, 2)
@@ -79,7 +79,7 @@ async def test_a_client_that_takes_no_audio_is_dropped() -> None:
 
 @asynchronous
 async def test_a_client_that_takes_no_answers_is_dropped() -> None:
-    async with serving(Voice(slots=1), stall_timeout=2.0) as served, slow_socket(served, PATH) as line:
+    async with serving(FakeModel(slots=1), stall_timeout=2.0) as served, slow_socket(served, PATH) as line:
         line.send(*ENDLESS, FLUSH)
         await standstill(served)
         # aiohttp lets a write wait only when 256 KiB have been written since the last that did.
@@ -91,10 +91,10 @@ async def test_a_client_that_takes_no_answers_is_dropped() -> None:
 
 @asynchronous
 async def test_what_a_refused_turn_leaves_unspoken_does_not_count_as_waiting() -> None:
-    voice = Voice(slots=1, seconds=0.02)
-    async with serving(voice, queue=0, max_input_chars=200) as served:
+    model = FakeModel(slots=1, seconds=0.02)
+    async with serving(model, queue=0, max_input_chars=200) as served:
         running = asyncio.create_task(served.speak("One two three four. " * 10))
-        await until(lambda: voice.engine.running == 1)
+        await until(lambda: model.engine.running == 1)
         async with served.client.ws_connect(PATH) as line:
             for turn in range(1, 5):
                 answer = await told(line, text(SENTENCES), FLUSH)
@@ -105,7 +105,7 @@ async def test_what_a_refused_turn_leaves_unspoken_does_not_count_as_waiting() -
 
 @asynchronous
 async def test_what_a_turn_of_the_longest_length_leaves_unspoken_does_not_count_as_waiting() -> None:
-    async with serving(Voice(slots=1), max_input_chars=200) as served, served.client.ws_connect(PATH) as line:
+    async with serving(FakeModel(slots=1), max_input_chars=200) as served, served.client.ws_connect(PATH) as line:
         await line.send_json({"type": "config", "max_audio_len_ms": 100})
         for turn in range(1, 5):
             answer = await told(line, text(SENTENCES * 2), FLUSH)
@@ -127,11 +127,11 @@ async def test_text_after_the_end_of_a_turn_begins_a_new_one() -> None:
 
 @asynchronous
 async def test_an_error_tells_which_turn_it_ended_and_a_mistake_ends_none() -> None:
-    voice = Voice()
-    async with serving(voice) as served, served.client.ws_connect(PATH) as line:
+    model = FakeModel()
+    async with serving(model) as served, served.client.ws_connect(PATH) as line:
         assert "turn" not in await told(line, text(TEXT), {"type": "sing"})
         await told(line, FLUSH)
-        voice.decoder.fail_on = {1}
+        model.decoder.fail_on = {1}
         answer = await told(line, text(TEXT), FLUSH)
         assert (answer["type"], answer["turn"], answer["error"]["code"]) == ("error", 2, "engine_error")
 
@@ -153,13 +153,13 @@ async def test_a_turn_without_text_is_done_in_its_turn() -> None:
             (False, 3),
             (True, 4),
         ]
-        assert served.voice.decoder.frames > 0
+        assert served.model.decoder.frames > 0
 
 
 @asynchronous
 async def test_turns_that_wait_are_bounded() -> None:
-    voice = Voice(slots=1, seconds=0.03)
-    async with serving(voice) as served, served.client.ws_connect(PATH) as line:
+    model = FakeModel(slots=1, seconds=0.03)
+    async with serving(model) as served, served.client.ws_connect(PATH) as line:
         await line.send_json(text(TEXT * 3))
         answer = await told(line, *[FLUSH] * 300)
         assert (answer["type"], answer["error"]["code"]) == ("error", "too_many_turns")

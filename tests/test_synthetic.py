@@ -54,7 +54,7 @@ def test_a_synthetic_model_of_every_type(tmp_path, type_name):
 
 @pytest.mark.parametrize("type_name", ["q4_k_m", "q5_k_m", "q4_0"])
 def test_types_are_what_llama_cpp_would_choose(tmp_path, type_name, bundles):
-    """The embedded voice goes through llama.cpp's quantiser at its full size: the same mix must come out."""
+    """The embedded model goes through llama.cpp's quantiser at its full size: the same mix must come out."""
     real = Bundle.open(bundles("voice", type_name))
     config = replace(real.config, name="synthetic")
     make_synthetic(config, recipe_named(type_name), tmp_path / "copy.gguf")

@@ -1,4 +1,4 @@
-"""The embedded voice, from text through the shipped layout: does it predict what its makers measured?"""
+"""The embedded model, from text through the shipped layout: does it predict what its makers measured?"""
 
 from __future__ import annotations
 

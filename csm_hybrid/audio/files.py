@@ -79,7 +79,7 @@ class _FileSink:
         self.written = 0  # samples
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        with _told(self._path, self._raw):
+        with _reporting(self._path, self._raw):
             self._file.write(to_int16(samples))
             self._file.flush()
         self.written += len(samples)
@@ -88,12 +88,12 @@ class _FileSink:
         """Completes the file; one without any sound is a frame of silence, where its format knows no shorter one."""
         if self.written == 0 and self._file.format != "WAV":
             self.write(np.zeros(self._file.samplerate * 2 // 25, dtype=np.float32))
-        with _told(self._path, self._raw):
+        with _reporting(self._path, self._raw):
             self._file.close()
 
 
 @contextlib.contextmanager
-def _told(path: Path, raw: _Watched) -> Iterator[None]:
+def _reporting(path: Path, raw: _Watched) -> Iterator[None]:
     """Raises OutputError for what goes wrong within."""
     try:
         yield
@@ -120,7 +120,7 @@ def open_file(path: Path, sample_rate: int) -> Iterator[AudioSink]:
     partial = Path(name)
     try:
         with _Watched(handle, "r+") as raw:
-            with _told(path, raw):
+            with _reporting(path, raw):
                 file = soundfile.SoundFile(
                     raw, "w", samplerate=sample_rate, channels=1, format=container, subtype=encoding
                 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.planner import Speaker, context_room
+from ..engine.planner import PromptModel, context_room
 from ..errors import InputError
 from ..options import Segment
 from ..text.sentences import speakable
@@ -32,7 +32,7 @@ _TOO_LOUD = 8.0  # a peak above it comes of samples that are not in -1..1; loud 
 _RATES = (1000, 1_000_000)  # samples a second
 
 
-class Encoding(Speaker, Protocol):
+class EncodingModel(PromptModel, Protocol):
     """What a reference needs of a model (csm_hybrid.Model is one)."""
 
     @property
@@ -70,7 +70,9 @@ def find_voices(folder: Path) -> dict[str, Path]:
     return voices
 
 
-def segment_of(model: Encoding, audio: Recording, text: str | None, *, rate: int | None, speaker: int) -> Segment:
+def segment_of(
+    model: EncodingModel, audio: Recording, text: str | None, *, rate: int | None, speaker: int
+) -> Segment:
     """A recording and what it says, as a Segment; see :meth:`csm_hybrid.Model.segment`."""
     path = Path(audio) if isinstance(audio, str | Path) else None
     name = "the recording" if path is None else str(path)
@@ -108,7 +110,7 @@ def _no_transcript(recording: Path) -> InputError:
     return InputError(f"{recording} has no transcript: write what it says into {recording.with_suffix('.txt').name}")
 
 
-def _longest(model: Encoding, text: str, speaker: int, name: str) -> float:
+def _longest(model: EncodingModel, text: str, speaker: int, name: str) -> float:
     """How many seconds a recording of ``text`` may have, so that the model has room for speech after it."""
     if not speakable(text):
         raise InputError(f"the transcript of {name}, {text[:60]!r}, holds no word: write down what it says")

@@ -36,7 +36,7 @@ def changes(old: Document, new: Document) -> list[Change]:
     """Every figure that both hold, in the order of the new one.
 
     A machine that has itself become faster or slower (its neighbours' doing, or its clock's) moves everything
-    that runs on it: a change smaller than the machine's own is not told.
+    that runs on it: a change smaller than the machine's own is not shown.
     """
     own = drift(old, new)
     return [

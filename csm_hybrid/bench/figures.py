@@ -129,18 +129,19 @@ def interleave(
     *,
     warmup: int,
     rounds: int,
-    told: Callable[[Key], None] = lambda _: None,
+    progress: Callable[[Key], None] = lambda _: None,
 ) -> dict[Key, dict[str, list[float]]]:
     """Runs everything in turn, ``rounds`` times, after ``warmup`` rounds that do not count.
 
     A machine that slows down slows all of them down. Every run returns its measurements by name; the result
-    holds, for each key and name, one sample a round. ``told`` hears of every counted run before it begins.
+    holds, for each key and name, one sample a round. ``progress`` gets every counted run's key before
+    it begins.
     """
     out: dict[Key, dict[str, list[float]]] = {key: {} for key in runs}
     for turn in range(warmup + rounds):
         for key, run in runs.items():
             if turn >= warmup:
-                told(key)
+                progress(key)
             values = run()
             if turn >= warmup:
                 for name, value in values.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
-from ..engine.engine import PREFILL_ALONE, PREFILL_CHUNK
+from ..engine.scheduler import PREFILL_ALONE, PREFILL_CHUNK
 from . import costs, machine
 from .document import Document, Limit
 from .figures import figure, ratio

@@ -79,12 +79,12 @@ def underruns(arrivals: Sequence[tuple[float, float]], buffer: float) -> tuple[i
     return count, stalled
 
 
-def run(load: Load, told: Callable[[int], None] = lambda _: None) -> list[Answer]:
+def run(load: Load, progress: Callable[[int], None] = lambda _: None) -> list[Answer]:
     """Sends all requests and returns their answers, in the order in which they were sent.
 
-    ``told`` hears how many have been answered. Raises InputError when the server cannot be reached at all.
+    ``progress`` gets how many have been answered. Raises InputError when the server cannot be reached at all.
     """
-    answers = asyncio.run(_all(load, told))
+    answers = asyncio.run(_all(load, progress))
     if all(a.status is None for a in answers):
         raise InputError(f"no answer from {load.url}: {answers[0].error}; is the server running there?")
     return answers
@@ -125,7 +125,7 @@ def errors(answers: Sequence[Answer]) -> list[str]:
     return [f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1])]
 
 
-async def _all(load: Load, told: Callable[[int], None]) -> list[Answer]:
+async def _all(load: Load, progress: Callable[[int], None]) -> list[Answer]:
     limit = aiohttp.ClientTimeout(total=load.time_limit, sock_connect=10)
     headers = {"Authorization": f"Bearer {load.api_key}"} if load.api_key else {}
     answers: list[Answer] = []
@@ -137,7 +137,7 @@ async def _all(load: Load, told: Callable[[int], None]) -> list[Answer]:
         answers.append(answer)
         await _ask(session, load, answer)
         done += 1
-        told(done)
+        progress(done)
 
     # No limit on connections: they would make requests wait here, and be measured as the server's.
     async with aiohttp.ClientSession(

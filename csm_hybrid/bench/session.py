@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CsmError
+from ..options import ModelOptions
 from . import limits, load, machine, peers, speech, sweeps
 from .document import Document
 from .figures import figure, interleave
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 ENCODED_SECONDS = 4.0  # of noise, for the codec's encoder: about a reference recording
 
-Told = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Plan:
     """What is measured: the model, how it runs, what it speaks, and what else is tried.
 
     ``frames`` are spoken in every run, whatever the model says of the speech's end; without it, the model
-    ends the speech, or ``speaking.seconds`` do.
+    ends the speech, or ``speaking.options.max_seconds`` do.
     """
 
     path: Path
-    settings: dict[str, Any]  # Model's
+    options: ModelOptions
     speaking: speech.Speaking
     warmup: int = 1
     runs: int = 5
@@ -44,41 +45,40 @@ class Plan:
     command: Sequence[str] = field(default_factory=list)
 
 
-def measure(plan: Plan, told: Told) -> Document:
-    """Runs the whole plan; ``told`` hears what is being done. Raises CsmError."""
+def measure(plan: Plan, progress: Progress) -> Document:
+    """Runs the whole plan; ``progress`` is called with what is being done. Raises CsmError."""
     from ..speech import Model
 
     document = empty(plan.command)
     # Without a cache: every run takes its context in.
-    plan = replace(plan, settings=plan.settings | {"prefix_cache": 0})
-    settings = plan.settings | {"ignore_end": plan.frames is not None}
+    options = replace(plan.options, prefix_cache=0, ignore_end=plan.frames is not None)
     before = machine.resident().get("private")
-    with Model(plan.path, **{**settings, "slots": plan.speaking.streams}) as model:
+    with Model(plan.path, replace(options, slots=plan.speaking.streams)) as model:
         speaking = plan.speaking
         if plan.frames is not None:
-            speaking = replace(speaking, seconds=plan.frames / model.config.frame_rate)
-        base = sweeps.Base(plan.path, settings, speaking, plan.path_of, plan.context_frames)
+            speaking = speaking.with_options(max_seconds=plan.frames / model.config.frame_rate)
+        base = sweeps.Base(plan.path, options, speaking, plan.path_of, plan.context_frames)
         # Before anything is measured: a sweep that makes no sense must not cost the rest.
         tried = [(axis, sweeps.points(axis, values, base)) for axis, values in plan.sweeps]
-        speaking = replace(speaking, context=speech.context_of(model, plan.context_frames))
+        speaking = speaking.with_options(context=speech.context_of(model, plan.context_frames))
         document.settings = _settings(plan, model, speaking)
         speech.measure_parts(model)
         document.figures["memory/file"] = figure([plan.path.stat().st_size], "B")
-        _speak(document, model, speaking, plan, told)
+        _speak(document, model, speaking, plan, progress)
         if before is not None:
             private = document.figures["memory/private"].median
             document.figures["memory/model"] = figure([max(0, private - before)], "B")
         _reach(document, model, speaking, plan)
-        _beside(document, model, speaking, plan, told)
+        _beside(document, model, speaking, plan, progress)
     for axis, points in tried:
         try:
-            document.figures |= sweeps.sweep(axis, points, warmup=plan.warmup, rounds=plan.runs, told=told)
+            document.figures |= sweeps.sweep(axis, points, warmup=plan.warmup, rounds=plan.runs, progress=progress)
         except CsmError as error:
             document.notes.append(f"the sweep of {axis} was left out: {error}")
     return document
 
 
-def measure_server(what: load.Load, command: Sequence[str], told: Told) -> Document:
+def measure_server(what: load.Load, command: Sequence[str], progress: Progress) -> Document:
     """Puts a running server under load. Raises InputError when it cannot be reached."""
     document = empty(command)
     document.settings = {
@@ -90,7 +90,7 @@ def measure_server(what: load.Load, command: Sequence[str], told: Told) -> Docum
         "voice": what.voice,
         "max_audio_len_ms": what.extra.get("max_audio_len_ms"),
     }
-    answers = load.run(what, lambda done: told(f"{done} of {what.requests} requests answered"))
+    answers = load.run(what, lambda done: progress(f"{done} of {what.requests} requests answered"))
     document.figures |= load.figures(answers)
     document.notes += load.errors(answers)
     return document
@@ -103,23 +103,24 @@ def empty(command: Sequence[str]) -> Document:
 
 
 def _settings(plan: Plan, model: Model, what: speech.Speaking) -> dict[str, Any]:
+    sampling = model.sampling(what.options.temperature, what.options.top_k)
     return {
         "model": " ".join(filter(None, [model.config.name, f"({plan.path.name})"])),
         "threads": model.threads,
         "streams": what.streams,
         "backbone": _engine(model.backbone),
         "decoder": _engine(model.depth_decoder),
-        "codec": plan.settings.get("codec"),
-        "codebooks": plan.settings.get("codebooks"),
-        "gpu": plan.settings.get("gpu"),
+        "codec": plan.options.codec,
+        "codebooks": plan.options.codebooks,
+        "gpu": plan.options.gpu,
         "text": what.text,
         "frames": plan.frames,
-        "longest_seconds": what.seconds,
+        "longest_seconds": what.options.max_seconds,
         "context_frames": plan.context_frames,
-        "temperature": model.sampling(what.temperature, what.top_k).temperature,
-        "top_k": model.sampling(what.temperature, what.top_k).top_k,
-        "seed": what.seed,
-        "buffer_frames": what.buffer_frames,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "seed": what.options.seed,
+        "buffer_frames": what.options.buffer_frames,
         "warmup": plan.warmup,
         "runs": plan.runs,
     }
@@ -133,7 +134,7 @@ def _engine(tower: object) -> str:
     return "llama" if isinstance(tower, (LlamaBackbone, LlamaDepthDecoder)) else "native"
 
 
-def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:
+def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, progress: Progress) -> None:
     runs: dict[str, Callable[[], Any]] = {
         "speech": partial(speech.run, model, speaking),
         "encode": speech.encode(model, ENCODED_SECONDS),
@@ -146,7 +147,7 @@ def _speak(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
         runs,
         warmup=plan.warmup,
         rounds=plan.runs,
-        told=lambda key: told(f"run {next(done)} of {plan.runs}") if key == "speech" else None,
+        progress=lambda key: progress(f"run {next(done)} of {plan.runs}") if key == "speech" else None,
     )
     document.figures |= machine.figures(samples.pop("machine", {}))
     for key, found in samples.items():
@@ -163,7 +164,8 @@ def _memory(document: Document) -> dict[str, float]:
 def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Plan) -> None:
     from ..model.bundle import Bundle
 
-    prompt = model.prompt(speaking.text, speaking.speaker, speaking.context, template=speaking.template)
+    how = speaking.options
+    prompt = model.prompt(speaking.text, how.speaker, how.context, template=how.template)
     with Bundle.open(plan.path) as bundle:
         document.limits = limits.limits(
             document,
@@ -174,20 +176,20 @@ def _reach(document: Document, model: Model, speaking: speech.Speaking, plan: Pl
         )
 
 
-def _beside(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, told: Told) -> None:
+def _beside(document: Document, model: Model, speaking: speech.Speaking, plan: Plan, progress: Progress) -> None:
     setting = peers.Setting(
         model,
-        plan.settings | {"slots": speaking.streams},
+        replace(model.options, ignore_end=False),
         plan.path,
         speaking,
         threads=model.threads,
-        frames=model.max_frames(speaking.seconds),
+        frames=model.max_frames(speaking.options.max_seconds or speech.DEFAULT_SECONDS),
     )
     for name, argument in plan.peers:
-        told(f"preparing {name}")
+        progress(f"preparing {name}")
         try:
             document.figures |= peers.compare(
-                name, argument, setting, warmup=plan.warmup, rounds=plan.runs, told=told
+                name, argument, setting, warmup=plan.warmup, rounds=plan.runs, progress=progress
             )
         except CsmError as error:
             document.notes.append(f"{name} was left out: {error}")

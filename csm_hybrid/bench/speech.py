@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import EngineError
+from ..options import Segment, SpeechOptions
 from .figures import Better, Figure, figure
 
 if TYPE_CHECKING:
-    from ..engine.request import StageTimes
-    from ..options import Segment
+    from ..engine.engine import StageTimes
     from ..speech import Model
     from ..speech_stream import SpeechStream
 
@@ -46,15 +46,12 @@ class Speaking:
     """What a run speaks, and how."""
 
     text: str = DEFAULT_TEXT
-    speaker: int = 0
-    temperature: float | None = None
-    top_k: int | None = None
-    seed: int = 0
-    seconds: float = DEFAULT_SECONDS
-    buffer_frames: int = 1
-    template: str | None = None
     streams: int = 1
-    context: tuple[Segment, ...] = ()
+    options: SpeechOptions = SpeechOptions(seed=0, max_seconds=DEFAULT_SECONDS)
+
+    def with_options(self, **changes: Any) -> Speaking:
+        """The same, with some options changed."""
+        return replace(self, options=replace(self.options, **changes))
 
 
 def run(model: Model, what: Speaking) -> dict[str, float]:
@@ -135,7 +132,6 @@ def figures(samples: Mapping[str, list[float]], prefix: str) -> dict[str, Figure
 
 def context_of(model: Model, frames: int, seed: int = 0) -> tuple[Segment, ...]:
     """A context of so many frames of random codes, as a voice's reference recording would be."""
-    from ..options import Segment
 
     if frames == 0:
         return ()
@@ -157,17 +153,7 @@ def encode(model: Model, seconds: float, seed: int = 0) -> Callable[[], Mapping[
 
 
 def _started(model: Model, what: Speaking, number: int) -> SpeechStream:
-    return model.stream(
-        what.text,
-        speaker=what.speaker,
-        temperature=what.temperature,
-        top_k=what.top_k,
-        seed=what.seed + number,
-        max_seconds=what.seconds,
-        buffer_frames=what.buffer_frames,
-        context=what.context,
-        template=what.template,
-    )
+    return model.start(what.text, replace(what.options, seed=(what.options.seed or 0) + number))
 
 
 def _drained(streams: list[SpeechStream], begin: float) -> tuple[int, float]:

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..backends.threads import available_cpus
-from ..engine.prefix_cache import DEFAULT_LIMIT
 from ..errors import InputError
+from ..options import ModelOptions
 from . import machine, speech
 from .figures import Figure, figure, interleave
 
@@ -40,7 +40,7 @@ class Base:
     """What all points of a sweep share, each changing one thing; ``path_of`` gives the model file of a type."""
 
     path: Path
-    settings: dict[str, Any]  # Model's
+    options: ModelOptions
     speaking: speech.Speaking
     path_of: Callable[[str], Path] | None = None
     context_frames: int = 0
@@ -52,7 +52,7 @@ class Point:
 
     label: str
     path: Path
-    settings: dict[str, Any]
+    options: ModelOptions
     speaking: speech.Speaking
     context_frames: int = 0
 
@@ -80,26 +80,26 @@ def points(axis: str, values: Sequence[str], base: Base) -> list[Point]:
     out = []
     for value in values:
         path, speaking, context = base.path, base.speaking, 0
-        settings = base.settings | {"slots": speaking.streams}
+        options = replace(base.options, slots=speaking.streams)
         if axis == "threads":
-            settings["threads"] = int(value)
+            options = replace(options, threads=int(value))
         elif axis == "streams":
-            settings["slots"] = top
+            options = replace(options, slots=top)
             speaking = replace(speaking, streams=int(value))
         elif axis == "types" and base.path_of is not None:
             path = base.path_of(value)
         elif axis == "backbones":
-            settings["backbone"] = value
+            options = replace(options, backbone=value)
         elif axis == "decoders":
-            settings["decoder"] = value
+            options = replace(options, decoder=value)
         elif axis == "codecs":
-            settings["codec"] = value
+            options = replace(options, codec=value)
         elif axis == "context":
             context = int(value)
         elif axis == "voice":
             context = base.context_frames or _VOICE_FRAMES
-            settings["prefix_cache"] = DEFAULT_LIMIT if value == "known" else 0
-        out.append(Point(value, path, settings, speaking, context))
+            options = replace(options, prefix_cache=ModelOptions.prefix_cache if value == "known" else 0)
+        out.append(Point(value, path, options, speaking, context))
     return out
 
 
@@ -109,25 +109,25 @@ def sweep(
     *,
     warmup: int,
     rounds: int,
-    told: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> dict[str, Figure]:
     """Figures named ``sweep/<axis>/<value>/<measurement>``; points with equal settings share one model."""
     from ..speech import Model
 
     out: dict[str, Figure] = {}
     with ExitStack() as stack:
-        opened: dict[tuple[Any, ...], Model] = {}
+        opened: dict[tuple[Path, ModelOptions], Model] = {}
         runs = {}
         for point in points:
-            key = (point.path, *sorted(point.settings.items()))
+            key = (point.path, point.options)
             if key not in opened:
                 before = machine.resident().get("private")
-                opened[key] = stack.enter_context(Model(point.path, **point.settings))
+                opened[key] = stack.enter_context(Model(point.path, point.options))
                 out |= _sizes(f"sweep/{axis}/{point.label}", point.path, before)
             model = opened[key]
-            speaking = replace(point.speaking, context=speech.context_of(model, point.context_frames))
+            speaking = point.speaking.with_options(context=speech.context_of(model, point.context_frames))
             runs[point.label] = partial(speech.run, model, speaking)
-        found = interleave(runs, warmup=warmup, rounds=rounds, told=lambda label: told(f"{axis} {label}"))
+        found = interleave(runs, warmup=warmup, rounds=rounds, progress=lambda label: progress(f"{axis} {label}"))
     for label, samples in found.items():
         kept = {name: samples[name] for name in _KEPT}
         out |= speech.figures(kept, f"sweep/{axis}/{label}")

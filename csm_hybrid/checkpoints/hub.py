@@ -27,13 +27,13 @@ ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit: the names of its files, and whether the hub itself has just told them."""
+    """A repository at one commit: the names of its files, ``revalidated`` if the hub itself has just named them."""
 
     repository: str
     revision: str
     commit: str
     files: frozenset[str]
-    told: bool
+    revalidated: bool
 
     def checkpoint_or_bundle(self, file: str | None, index: str | None) -> str:
         """The file to begin with: ``file`` or ``index``, else an index of shards, a checkpoint, the only bundle."""
@@ -81,12 +81,12 @@ class Snapshot:
             return self._fetch("tokenizer.json")
 
     def _fetch(self, name: str) -> Path:
-        found = hf_hub_download(self.repository, name, revision=self.commit, local_files_only=not self.told)
+        found = hf_hub_download(self.repository, name, revision=self.commit, local_files_only=not self.revalidated)
         return Path(found)
 
     def remember(self, cache: Path) -> None:
         """Keep this answer in ``cache``, for when the hub gives none; call when all files are here."""
-        if not self.told:
+        if not self.revalidated:
             return
         kept = json.dumps({"commit": self.commit, "files": sorted(self.files)})
         path = _memory(cache, self.repository, self.revision)
@@ -113,7 +113,7 @@ def look_up(repository: str, revision: str | None, cache: Path, named: str | Non
         try:
             info = HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
             names = frozenset(sibling.rfilename for sibling in info.siblings or ())
-            return Snapshot(repository, revision, str(info.sha), names, told=True)
+            return Snapshot(repository, revision, str(info.sha), names, revalidated=True)
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
             raise
         except Exception as error:  # the HTTP library's own among them, which is not the same in all versions
@@ -133,7 +133,7 @@ def _memory(cache: Path, repository: str, revision: str) -> Path:
 def _remembered(cache: Path, repository: str, revision: str) -> Snapshot | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(_memory(cache, repository, revision).read_text(encoding="utf-8"))
-        return Snapshot(repository, revision, str(kept["commit"]), frozenset(kept["files"]), told=False)
+        return Snapshot(repository, revision, str(kept["commit"]), frozenset(kept["files"]), revalidated=False)
     return None
 
 
@@ -149,7 +149,7 @@ def _by_others(repository: str, revision: str, named: str | None) -> Snapshot | 
     folder = here[0][1].parents[len(PurePosixPath(here[0][0]).parts) - 1]
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     files |= {name for name in companions if cached[name] is None}
-    return Snapshot(repository, revision, folder.name, frozenset(files), told=False)
+    return Snapshot(repository, revision, folder.name, frozenset(files), revalidated=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 The flags are csm.rs's, with its precedence: a file (``--weights-path``), else a directory (``--model-path``),
 else a repository of the Hugging Face hub (``--model-id``); ``--model-file`` and ``--index-file`` pick inside
-the latter two. Nothing named is the embedded voice. Nothing is downloaded unless it is named. A safetensors
+the latter two. Nothing named is the embedded model. Nothing is downloaded unless it is named. A safetensors
 checkpoint is converted once, into a cache.
 """
 
@@ -81,7 +81,7 @@ def _check_together(flags: ModelFlags) -> None:
     if flags.revision is not None and flags.model_id is None:
         raise InputError(f"--revision {flags.revision} is one of a hub repository: name it with --model-id")
     if flags.weights_path is None and flags.model_path is None and flags.model_id is None:
-        _check_for_bundle(flags, "the embedded voice")
+        _check_for_bundle(flags, "the embedded model")
 
 
 def _check_for_bundle(flags: ModelFlags, what: str) -> None:
@@ -165,7 +165,7 @@ def embedded_model() -> Path:
     bundles = sorted(folder.glob("*.gguf"))
     if not bundles:
         raise ModelNotFound(
-            f"this installation has no embedded voice in {folder}: name a model, "
+            f"this installation has no embedded model in {folder}: name a model, "
             "for example --model-id sesame/csm-1b, or install the package again"
         )
     return bundles[0]

@@ -78,6 +78,6 @@ class _LazyGroup(click.Group):
 def main() -> None:
     """A fast, small speech engine for Sesame's CSM: text in, speech out, on a plain CPU.
 
-    Without a model, a small embedded voice speaks. Exit codes: 0 success, 1 error, 2 wrong usage or input,
+    Without a model, a small embedded model speaks. Exit codes: 0 success, 1 error, 2 wrong usage or input,
     3 unusable model, 4 output that cannot be written, 5 engine failure, 130 interrupted.
     """

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError
-from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
+from ..options import SpeechOptions
+from .options import (
+    ENGINE_OPTIONS,
+    MODEL_OPTIONS,
+    add_options,
+    find_model,
+    model_flags,
+    model_options,
+    speech_option,
+)
 
 if TYPE_CHECKING:
     from ..bench.document import Document
@@ -22,6 +31,7 @@ _TEXT = "Hi there, this is a test"
 _SYNTHETIC_FRAMES = 25
 _FRAME_MS = 80
 
+_SPEECH_FIELDS = ("speaker", "temperature", "top_k", "seed", "buffer_frames", "template")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 _SPEECH_OPTIONS = [
@@ -30,24 +40,14 @@ _SPEECH_OPTIONS = [
         "--warmup-runs", "-w", type=click.IntRange(0), default=1, show_default=True, help="Runs that do not count."
     ),
     click.option("--num-runs", "-n", type=click.IntRange(1), default=5, show_default=True, help="Runs that count."),
-    click.option("--speaker-id", type=click.IntRange(0), default=0, show_default=True, help="The speaker's number."),
-    click.option(
-        "--temperature", type=click.FloatRange(0, 10), help="Variation.  [default: the model's own, else 0.7]"
+    speech_option("speaker", "--speaker-id"),
+    speech_option("temperature"),
+    speech_option("top_k"),
+    speech_option(
+        "seed", type=click.IntRange(0, 2**62), default=0, help="The same speech in every run.  [default: 0]"
     ),
-    click.option(
-        "--top-k", type=click.IntRange(1), help="Draw from so many codes.  [default: the model's own, else 100]"
-    ),
-    click.option(
-        "--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="The same speech in every run."
-    ),
-    click.option(
-        "--buffer-size",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Frames (80 ms each) of the first piece.",
-    ),
-    click.option("--tokenizer-template", help="How speaker and text are put together.  [default: the model's own]"),
+    speech_option("buffer_frames", "--buffer-size"),
+    speech_option("template", "--tokenizer-template"),
 ]
 
 _BENCH_OPTIONS = [
@@ -166,7 +166,7 @@ def bench(**values: Any) -> None:
 def _plan(values: dict[str, Any]) -> Plan:
     from ..bench import peers, sweeps
     from ..bench.session import Plan
-    from ..bench.speech import Speaking
+    from ..bench.speech import DEFAULT_SECONDS, Speaking
     from ..bench.synthetic_spec import model_of, parse
     from ..checkpoints.resolve import ModelFlags
 
@@ -185,16 +185,11 @@ def _plan(values: dict[str, Any]) -> Plan:
     frames = values["frames"] or (_SYNTHETIC_FRAMES if synthetic is not None else None)
     return Plan(
         path=path,
-        settings=engine_settings(values),
+        options=model_options(values),
         speaking=Speaking(
             text=values["text"],
-            speaker=values["speaker_id"],
-            temperature=values["temperature"],
-            top_k=values["top_k"],
-            seed=values["seed"],
-            buffer_frames=values["buffer_size"],
-            template=values["tokenizer_template"],
             streams=values["streams"],
+            options=SpeechOptions(max_seconds=DEFAULT_SECONDS, **{name: values[name] for name in _SPEECH_FIELDS}),
         ),
         warmup=values["warmup_runs"],
         runs=values["num_runs"],

@@ -1,4 +1,4 @@
-"""Options that several commands share: which model, and how it runs."""
+"""Options that several commands share: which model, how it runs, and how to speak."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..options import ModelOptions, Option, SpeechOptions
+
 if TYPE_CHECKING:
     from ..checkpoints.resolve import ModelFlags
 
@@ -16,6 +18,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _LOCAL_FILE = click.Path(path_type=Path, dir_okay=False)
 _LOCAL_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+def field_option(options: type, field: str, *names: str, **changes: Any) -> Callable[[F], F]:
+    """A click option for a field of an options class: its type, limits, default and help come from there.
+
+    ``names`` default to ``--field-name``; ``changes`` overrule click's settings for this one command.
+    """
+    declared = next(f for f in dataclasses.fields(options) if f.name == field)
+    rules: Option = declared.metadata["option"]
+    settings: dict[str, Any] = {"default": declared.default, "help": rules.help, "type": _click_type(declared, rules)}
+    if rules.unset:
+        settings["help"] += f"  [default: {rules.unset}]"
+    elif declared.default is not None:
+        settings["show_default"] = True
+    return click.option(*(names or (f"--{field.replace('_', '-')}",)), field, **settings | changes)
+
+
+def _click_type(field: dataclasses.Field[Any], rules: Option) -> click.ParamType[Any] | None:
+    if rules.choices:
+        return click.Choice(rules.choices)
+    if rules.low is None:
+        return None
+    if "float" in str(field.type):
+        return click.FloatRange(rules.low, rules.high, min_open=rules.open_low)
+    return click.IntRange(int(rules.low), None if rules.high is None else int(rules.high))
+
 
 MODEL_OPTIONS = [
     click.option(
@@ -38,36 +66,16 @@ MODEL_OPTIONS = [
     ),
 ]
 
+_ENGINE_FIELDS = ("threads", "backbone", "decoder", "codec", "codebooks")
 ENGINE_OPTIONS = [
     click.option("--cpu", is_flag=True, help="Do not use a GPU."),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the CPUs at hand]"),
-    click.option(
-        "--backbone",
-        type=click.Choice(["auto", "native", "llama"]),
-        default="auto",
-        show_default=True,
-        help="What runs the backbone: this package's own code, or llama.cpp (for GPUs).",
-    ),
-    click.option(
-        "--decoder",
-        type=click.Choice(["auto", "native", "llama"]),
-        default="auto",
-        show_default=True,
-        help="What runs the depth decoder: this package's own code, or llama.cpp (for GPUs).",
-    ),
-    click.option(
-        "--codec",
-        type=click.Choice(["native", "moshi"]),
-        default="native",
-        show_default=True,
-        help="What runs the Mimi codec: this package's own code, or kyutai's moshi on torch (an extra).",
-    ),
-    click.option(
-        "--codebooks",
-        type=click.IntRange(1),
-        help="Decode the sound from the first N codebooks only: coarser and a little faster.  [default: all]",
-    ),
+    *(field_option(ModelOptions, field) for field in _ENGINE_FIELDS),
 ]
+
+
+def speech_option(field: str, *names: str, **changes: Any) -> Callable[[F], F]:
+    """A click option for a field of ``SpeechOptions``."""
+    return field_option(SpeechOptions, field, *names, **changes)
 
 
 def add_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
@@ -90,7 +98,7 @@ def model_flags(values: dict[str, Any]) -> ModelFlags:
 
 
 def find_model(flags: ModelFlags, *, quiet: bool = False) -> Path:
-    """The model file that ``flags`` name; says on standard error when it is the small embedded voice."""
+    """The model file that ``flags`` name; says on standard error when it is the small embedded one."""
     from csm_hybrid.quantize.progress import Silent, Terminal
 
     from ..checkpoints.resolve import resolve
@@ -98,14 +106,14 @@ def find_model(flags: ModelFlags, *, quiet: bool = False) -> Path:
     found = resolve(flags, Silent() if quiet else Terminal())
     if found.embedded and not quiet:
         click.echo(
-            "Speaking with the small embedded voice; for CSM-1B: --model-id sesame/csm-1b,"
+            "Speaking with the small embedded model; for CSM-1B: --model-id sesame/csm-1b,"
             " or --weights-path FILE made by csm-hybrid quantize.",
             err=True,
         )
     return found.path
 
 
-def engine_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Removes the engine options from a command's keyword arguments; returns ``Model``'s settings."""
-    settings = {name: values.pop(name) for name in ("threads", "backbone", "decoder", "codec", "codebooks")}
-    return settings | {"gpu": not values.pop("cpu")}
+def model_options(values: dict[str, Any], **more: Any) -> ModelOptions:
+    """Removes the engine options from a command's keyword arguments; returns them as one value, with ``more``."""
+    fields = {name: values.pop(name) for name in _ENGINE_FIELDS}
+    return ModelOptions(**fields, gpu=not values.pop("cpu"), **more)

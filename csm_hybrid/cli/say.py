@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..defaults import LONGEST_UTTERANCE
 from ..errors import InputError
+from ..options import SpeechOptions
 from . import INTERRUPTED
-from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
+from .options import (
+    ENGINE_OPTIONS,
+    MODEL_OPTIONS,
+    add_options,
+    find_model,
+    model_flags,
+    model_options,
+    speech_option,
+)
 from .standard_input import StandardInput
 
 if TYPE_CHECKING:
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from ..speech import Model
     from ..speech_stream import SpeechStream
 
+_BUFFER_FRAMES = 20  # a write to a file need not come with every frame
 DEFAULT_TEXT = "Hello there, this is a test"
 _END = {
     "eos": "the model ended it",
@@ -40,7 +51,7 @@ _END = {
     help='Audio file: .wav, .flac, .ogg or .mp3; "-" streams a WAV to standard output.',
 )
 @click.option("--play", is_flag=True, help="Play the sound; a file is then written only with --output.")
-@click.option("--speaker-id", type=click.IntRange(0), default=0, show_default=True, help="The speaker's number.")
+@speech_option("speaker", "--speaker-id")
 @click.option(
     "--voice",
     "voices",
@@ -54,40 +65,17 @@ _END = {
     multiple=True,
     help="What the recording says, instead of its .txt; once for each --voice.",
 )
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0, 10),
-    help="Variation; 0 always takes the likeliest code.  [default: the model's own, else 0.7]",
-)
-@click.option(
-    "--top-k",
-    type=click.IntRange(1),
-    help="Draw from this many likeliest codes.  [default: the model's own, else 100]",
-)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a speech exactly.  [default: random]")
+@speech_option("temperature")
+@speech_option("top_k")
+@speech_option("seed")
 @click.option(
     "--max-audio-len-ms",
     type=click.FloatRange(0, min_open=True),
-    help="The longest audio, in milliseconds.  [default: 30000 for each piece of the text]",
+    help=f"The longest audio, in milliseconds.  [default: {LONGEST_UTTERANCE * 1000:g} for each chunk of the text]",
 )
-@click.option(
-    "--history",
-    type=click.FloatRange(0),
-    default=15.0,
-    show_default=True,
-    help="Seconds of what a long text has said that are context for what follows; keeps the voice steady.",
-)
-@click.option(
-    "--buffer-size",
-    type=click.IntRange(1),
-    default=20,
-    show_default=True,
-    help="Frames (80 ms each) per written piece; the sound does not depend on it.",
-)
-@click.option(
-    "--tokenizer-template",
-    help='How speaker and text are put together, such as "[{speaker}]{text}".  [default: the model\'s own]',
-)
+@speech_option("history")
+@speech_option("buffer_frames", "--buffer-size", default=_BUFFER_FRAMES)
+@speech_option("template", "--tokenizer-template")
 @add_options(MODEL_OPTIONS)
 @add_options(ENGINE_OPTIONS)
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing on standard error but errors.")
@@ -111,7 +99,7 @@ def say(**values: Any) -> None:
     if typed and not quiet:
         click.echo("Type the text; it is spoken line by line. Ctrl-D ends it.", err=True)
     flags = model_flags(values)
-    settings = engine_settings(values)
+    options = model_options(values)
     output, play = _output(values.pop("output"), values.pop("play"))
 
     from ..audio.files import check_output
@@ -119,21 +107,14 @@ def say(**values: Any) -> None:
 
     if output is not None and output != "-":
         check_output(Path(output))
-    longest = values["max_audio_len_ms"]
-    with Model(find_model(flags, quiet=quiet), **settings) as model:
-        speaker = values["speaker_id"]
-        stream = model.stream(
-            source if isinstance(source, str) else source.text(),
-            speaker=speaker,
-            context=[model.segment(path, said, speaker=speaker) for path, said in recordings],
-            temperature=values["temperature"],
-            top_k=values["top_k"],
-            seed=values["seed"],
+    longest = values.pop("max_audio_len_ms")
+    with Model(find_model(flags, quiet=quiet), options) as model:
+        speech = SpeechOptions(
+            **values,
             max_seconds=None if longest is None else longest / 1000,
-            history=values["history"],
-            buffer_frames=values["buffer_size"],
-            template=values["tokenizer_template"],
+            context=[model.segment(path, said, speaker=values["speaker"]) for path, said in recordings],
         )
+        stream = model.start(source if isinstance(source, str) else source.text(), speech)
         _write(model, stream, output, play, _Progress(model, stream, quiet, live=not typed))
 
 

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engine.prefix_cache import DEFAULT_LIMIT
-from .options import ENGINE_OPTIONS, MODEL_OPTIONS, add_options, engine_settings, find_model, model_flags
+from ..options import ModelOptions
+from ..server.settings import Settings
+from .options import (
+    ENGINE_OPTIONS,
+    MODEL_OPTIONS,
+    F,
+    add_options,
+    field_option,
+    find_model,
+    model_flags,
+    model_options,
+)
 
 if TYPE_CHECKING:
-    from ..server.settings import Settings
     from ..speech import Model
 
 log = logging.getLogger("csm_hybrid.server")
 
 ENVIRONMENT_PREFIX = "CSM_HYBRID"
+_SLOTS = 8
+_MIB = 2**20
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -32,73 +44,37 @@ class _Command(click.Command):
         return super().get_params(ctx)
 
 
-_SERVER_OPTIONS = [
-    click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for all."),
-    click.option("--port", type=click.IntRange(0, 65535), default=8080, help="The port; 0 takes a free one."),
-    click.option(
-        "--api-key",
+def _setting(field: str, *names: str, **changes: Any) -> Callable[[F], F]:
+    return field_option(Settings, field, *names, **changes)
+
+
+_SERVER_OPTIONS: list[Any] = [
+    _setting("host"),
+    _setting("port"),
+    _setting(
         "api_keys",
+        "--api-key",
         multiple=True,
         envvar=[f"{ENVIRONMENT_PREFIX}_API_KEYS", f"{ENVIRONMENT_PREFIX}_API_KEY"],
-        help="A key that requests must bring; give several times for several keys, in the environment separated by"
-        " spaces. Without one, none is asked for.",
     ),
-    click.option(
-        "--voices",
-        type=click.Path(path_type=Path),
-        help="A folder of voices: a recording of each, such as anna.wav, and in anna.txt what it says. A name of"
-        " OpenAI's, as in alloy.wav, makes that voice this one.",
-    ),
-    click.option("--slots", type=click.IntRange(1, 256), default=8, help="Speeches made at once."),
+    _setting("voices", type=click.Path(path_type=Path)),
+    field_option(ModelOptions, "slots", type=click.IntRange(1, 256), default=_SLOTS),
     click.option(
         "--voice-cache",
         type=click.IntRange(0),
-        default=DEFAULT_LIMIT // 2**20,
+        default=ModelOptions.prefix_cache // _MIB,
+        show_default=True,
         help="MiB in which what voices' recordings lead to is kept, so that a request does not take them in again"
-        " (CSM-1B: 64 KiB for each frame of 80 ms and each token of the transcript).",
+        " (CSM-1B: 64 KiB for each frame of sound and each token of the transcript).",
     ),
-    click.option("--queue", type=click.IntRange(0), default=32, help="Requests that may wait for a slot."),
-    click.option(
-        "--queue-timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=30.0,
-        help="Seconds that a request may wait for a slot.",
-    ),
-    click.option(
-        "--cors-origin",
-        "cors_origins",
-        multiple=True,
-        help="An origin whose web pages may use the server, such as https://example.org, or *; give several times"
-        " for several.",
-    ),
-    click.option(
-        "--max-input-chars", type=click.IntRange(1, 1_000_000), default=4096, help="The longest input, in characters."
-    ),
-    click.option(
-        "--request-timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=600.0,
-        help="Seconds from a request to the last byte of its answer.",
-    ),
-    click.option(
-        "--stall-timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=60.0,
-        help="Seconds after which a client that takes no audio is dropped, and a WebSocket's turn to which no more"
-        " text comes is complete.",
-    ),
-    click.option(
-        "--history",
-        type=click.FloatRange(0),
-        default=15.0,
-        help="Seconds of what a long speech has said that are context for what follows; keeps the voice steady.",
-    ),
-    click.option(
-        "--shutdown-timeout",
-        type=click.FloatRange(0),
-        default=30.0,
-        help="Seconds for what runs to finish after SIGTERM.",
-    ),
+    _setting("queue"),
+    _setting("queue_timeout"),
+    _setting("cors_origins", "--cors-origin", multiple=True),
+    _setting("max_input_chars"),
+    _setting("request_timeout"),
+    _setting("stall_timeout"),
+    _setting("history"),
+    _setting("shutdown_timeout"),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="The form of the log."),
 ]
 
@@ -120,21 +96,19 @@ def serve(**values: Any) -> None:
       -d '{"model": "csm", "input": "Hello.", "voice": "alloy"}' -o hello.mp3
     """
     flags = model_flags(values)
-    engine = engine_settings(values)
-    slots, log_format = values.pop("slots"), values.pop("log_format")
-    engine["prefix_cache"] = values.pop("voice_cache") * 2**20
+    options = model_options(values, slots=values.pop("slots"), prefix_cache=values.pop("voice_cache") * _MIB)
+    log_format = values.pop("log_format")
 
     # Imported here, so that --help and wrong usage answer without loading llama.cpp.
     from ..server.app import serve as run
     from ..server.request_log import JsonFormatter, TextFormatter
-    from ..server.settings import Settings
     from ..speech import Model
 
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     settings = Settings(**values)
-    model = Model(find_model(flags, quiet=log_format == "json"), slots=slots, **engine)
+    model = Model(find_model(flags, quiet=log_format == "json"), options)
     _introduce(model, settings)
     asyncio.run(run(model, settings))
 
@@ -143,7 +117,7 @@ def _introduce(model: Model, settings: Settings) -> None:
     """Says in the log what will be served, and whom to."""
     fields = {
         "model": model.config.name,
-        "slots": model.engine.slots,
+        "slots": model.options.slots,
         "queue": settings.queue,
         "threads": model.threads,
         "api_keys": len(settings.api_keys),

@@ -1,18 +1,12 @@
-"""The loop of text to speech, for many streams at once.
+"""The loop of text to speech, for many sequences at once.
 
-The engine holds a fixed number of slots. ``step()`` advances every stream in a slot by one frame: one backbone
-pass for all of them, one codebook decode, one codec call. Streams join and leave between steps. It is synchronous
-and not thread-safe: one thread owns it.
+The engine holds a fixed number of slots. ``step()`` advances every sequence in a slot by one frame: one backbone
+pass for all of them, one decode of the other codebooks, one codec call. Sequences join and leave between steps, in
+the order that :mod:`.scheduler` sets; what a continuation begins with says :mod:`.history`, and a context that a
+request before had is not taken in again (:mod:`.prefix_cache`). It is synchronous and not thread-safe: one thread
+owns it (:mod:`.runner`).
 
-A free slot goes to whoever would miss it most: first to a speech that goes on and whose listener is about to run
-dry, then to those that have not begun, in order of arrival, then to a speech that is well ahead of its listener.
-Between two pieces of a speech its slot is kept by the same rule, so a long speech never breaks off for a new one,
-nor does it hold a slot that it can do without. While others speak, a step takes in PREFILL_CHUNK positions of
-prompts at most: that is the longest that those who join can hold up a frame.
-
-A context that a request before had is not taken in again: see csm_hybrid.engine.prefix_cache.
-
-A stream's codes depend on its own prompt, sampler and codec state alone: with the native engines a request with a
+A sequence's codes depend on its own prompt, sampler and codec state alone: with the native engines a request with a
 seed gives the same samples, bit for bit, alone and in any company. With a tower on llama.cpp company can change
 rounding, where it multiplies one row and several by kernels that add up in another order: the last bits may differ,
 and then a draw that lands just between two codes may fall to the other side.
@@ -21,7 +15,8 @@ and then a draw that lands just between two codes may fall to the other side.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CsmError, EngineError
-from .request import FinishReason, Request, StageTimes, Stream
+from .history import continuation
+from .request import FinishReason, Request
+from .scheduler import Scheduler
+from .sequence import Sequence
 
 if TYPE_CHECKING:
     from ..backends.base import Backbone, Codec, DepthDecoder
@@ -37,34 +35,37 @@ if TYPE_CHECKING:
     from ..model.config import ModelConfig
     from .prefix_cache import PrefixCache
 
-# Prompt positions of one stream that a step takes in, and of all streams together while others are speaking: few
-# enough that the step stays near its usual length, many enough that weights read once serve a good number of
-# positions. It also stays below the 64 rows from which on llama.cpp's flash attention adds up in another order, so
-# that with it, too, a prompt gives the same bits however company cuts it.
-PREFILL_CHUNK = 32
-
-# Prompt positions of one step, of all streams together, while nobody is speaking: bounds how long a step takes,
-# and with it how soon a new request or a cancellation is seen.
-PREFILL_ALONE = 256
-
-# Seconds of sound that a listener still has to hear when the next piece of his speech should get a slot: time enough
-# for a slot to become free and for the context to be taken in again.
-LEAD_SECONDS = 5.0
-
 
 @dataclass
-class _Part:
-    """What one stream puts into a backbone pass."""
+class StageTimes:
+    """Seconds spent in each stage since the engine was made, and the steps and frames they made.
 
-    stream: Stream
+    ``backbone`` counts the passes that give every sequence in them a frame; one that takes in some of a prompt counts
+    to ``prompt``.
+    """
+
+    prompt: float = 0.0
+    backbone: float = 0.0
+    decoder: float = 0.0
+    codec: float = 0.0
+    total: float = 0.0
+    steps: int = 0
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one sequence puts into a backbone pass."""
+
+    sequence: Sequence
     embeddings: NDArray[np.float32]
     speaks: bool  # its last position gives a frame
 
 
 class Engine:
-    """Advances up to ``slots`` streams together; further ones wait.
+    """Advances up to ``slots`` sequences together; further ones wait.
 
-    ``contexts`` saves taking in again what requests have as context; ``clock`` gives the time in seconds.
+    ``prefixes`` saves taking in again what requests have as context; ``clock`` gives the time in seconds.
     """
 
     def __init__(
@@ -76,186 +77,140 @@ class Engine:
         codec: Codec,
         *,
         slots: int = 1,
-        contexts: PrefixCache | None = None,
+        prefixes: PrefixCache | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self.slots = slots
         self.times = StageTimes()
-        self.contexts = contexts
+        self.prefixes = prefixes
         self._backbone = backbone
         self._embedder = embedder
         self._decoder = decoder
         self._codec = codec
-        self._running: list[Stream] = []
-        self._waiting: list[Stream] = []
         self._clock = clock
+        self._scheduler = Scheduler(slots, clock)
         self._arrivals = 0
 
     @property
+    def slots(self) -> int:
+        """Sequences that can advance together."""
+        return self._scheduler.slots
+
+    @property
     def running(self) -> int:
-        """Streams that hold a slot."""
-        return len(self._running)
+        """Sequences that hold a slot."""
+        return len(self._scheduler.running)
 
     @property
     def waiting(self) -> int:
-        """Streams that wait for a slot."""
-        return len(self._waiting)
+        """Sequences that wait for a slot."""
+        return len(self._scheduler.waiting)
 
-    def submit(self, request: Request, *, after: Stream | None = None) -> Stream:
+    def submit(self, request: Request, *, after: Sequence | None = None) -> Sequence:
         """Takes a request in; it starts at the next step at which a slot is free.
 
-        With ``after``, it goes on from an earlier stream of the same speech: when that ends, it takes over the
+        With ``after``, it goes on from an earlier sequence of the same speech: when that ends, it takes over the
         slot, or waits for one as long as the listener has enough to hear and others wait. It ends with the earlier
-        one when that is cancelled or fails. All that was said before is its context, as far as ``request.history``
-        reaches, else the last piece alone, else nothing.
+        one when that is cancelled or fails. All that was said before is its context, see :mod:`.history`.
         """
-        stream = Stream(request)
+        sequence = Sequence.of(request)
         if after is None:
-            stream._arrival = self._arrivals = self._arrivals + 1
-            self._waiting.append(stream)
-            return stream
-        stream._previous = after if request.history else None
+            sequence.arrival = self._arrivals = self._arrivals + 1
+            self._scheduler.waiting.append(sequence)
+            return sequence
+        sequence.previous = after if request.history else None
         if after.finished:
-            self._go_on(stream, after)
-            self._waiting.append(stream)
+            self._go_on(sequence, after)
+            self._scheduler.waiting.append(sequence)
         else:
-            after.follower = stream
-        return stream
+            after.follower = sequence
+        return sequence
 
-    def cancel(self, stream: Stream) -> None:
-        """Ends a stream and frees its slot; nothing happens to one that has finished."""
-        if not stream.finished:
-            self._finish(stream, "cancelled")
+    def cancel(self, sequence: Sequence) -> None:
+        """Ends a sequence and frees its slot; nothing happens to one that has finished."""
+        if not sequence.finished:
+            self._finish(sequence, "cancelled")
 
     def step(self) -> bool:
-        """Advances every running stream by one frame, or by a piece of its prompt.
+        """Advances every running sequence by one frame, or by a part of its prompt.
 
-        Returns False when there was nothing to advance. A stream that fails gets ``error`` and leaves; the others
-        go on. A KeyboardInterrupt cancels the streams that it caught half-way.
+        Returns False when there was nothing to advance. A sequence that fails gets ``error`` and leaves; the others
+        go on. A KeyboardInterrupt cancels the sequences that it caught half-way.
         """
-        self._admit()
+        for sequence, slot in self._scheduler.admit():
+            self._start(sequence, slot)
         parts = self._gather()
-        if not parts:
-            return bool(self._free() and self._waiting)  # those that were admitted have failed: go on with the next
+        if not parts:  # those that were admitted may have failed: go on with the next
+            return bool(self._scheduler.free_slots and self._scheduler.waiting)
         begin = time.perf_counter()
         try:
             speaking, hidden, logits = self._run_backbone(parts)
             if speaking:
                 self._speak(speaking, hidden, logits)
         except Exception as error:
-            # What failed for all together cannot be laid at one stream's door.
+            # What failed for all together cannot be laid at one sequence's door.
             for part in parts:
-                if not part.stream.finished:
-                    self._fail(part.stream, error)
+                if not part.sequence.finished:
+                    self._fail(part.sequence, error)
         except BaseException:  # an interruption: how far each has come, nobody knows
             for part in parts:
-                self.cancel(part.stream)
+                self.cancel(part.sequence)
             raise
         self.times.total += time.perf_counter() - begin
         self.times.steps += 1
         return True
 
-    def _admit(self) -> None:
-        while self._waiting and (free := self._free()):
-            stream = min(self._waiting, key=self._urgency)
-            self._waiting.remove(stream)
-            self._start(stream, free[0])
+    def _go_on(self, sequence: Sequence, previous: Sequence) -> None:
+        """What a chunk takes over from the one before it, which has ended."""
+        sequence.arrival, sequence.dry_at = previous.arrival, previous.dry_at
+        sequence.earlier_frames = previous.earlier_frames + previous.frames
 
-    def _free(self) -> list[int]:
-        """The free slots; counted anew, so that an interruption at any place loses none."""
-        held = {stream.slot for stream in self._running}
-        return [slot for slot in range(self.slots) if slot not in held]
-
-    def _urgency(self, stream: Stream) -> tuple[int, float]:
-        """The order in which streams get slots, lowest first; see the top of the module."""
-        if stream._dry_at is None:
-            return 1, stream._arrival
-        ahead = stream._dry_at - self._clock()
-        return (0 if ahead < LEAD_SECONDS else 2), stream._dry_at
-
-    def _go_on(self, stream: Stream, previous: Stream) -> None:
-        """What a piece takes over from the one before it, which has ended."""
-        stream._arrival, stream._dry_at = previous._arrival, previous._dry_at
-        stream._said = previous._said + previous.frames
-
-    def _start(self, stream: Stream, slot: int, held: Stream | None = None) -> None:
-        """Gives a stream a slot, in which the backbone still holds ``held``'s positions."""
-        stream.slot = slot
-        self._running.append(stream)
-        if stream._left() <= 0:
-            self._finish(stream, "length")
+    def _start(self, sequence: Sequence, slot: int, held: Sequence | None = None) -> None:
+        """Gives a sequence a slot, in which the backbone still holds ``held``'s positions."""
+        self._scheduler.seat(sequence, slot)
+        if sequence.frames_left <= 0:
+            self._finish(sequence, "length")
             return
         try:
-            self._recall(stream, slot, held)
-            stream._codec_state = self._codec.new_state()
+            self._recall(sequence, slot, held)
+            sequence.codec_state = self._codec.new_state()
         except Exception as error:
-            self._fail(stream, error)
+            self._fail(sequence, error)
 
-    def _recall(self, stream: Stream, slot: int, held: Stream | None) -> None:
+    def _recall(self, sequence: Sequence, slot: int, held: Sequence | None) -> None:
         """Puts what was said before in front of a continuation's prompt, and skips what the slot still holds."""
-        request, previous = stream.request, stream._previous
-        stream._previous = None
-        history = request.prompt[: request.context]
-        reuse = False
-        if previous is not None:
-            text = request.prompt[request.context :]
-            room = self.config.backbone.positions - request.max_frames - len(text)
-            room = min(room, request.context + request.history)
-            told = previous.told(self.config.end_code)
-            last_piece = np.concatenate([history, told[previous._text_start :]])
-            if not previous.frames:  # it said nothing: what it went on from is what was said last
-                told = last_piece = previous.prompt[: previous._text_start]
-            reuse = previous is held and previous.frames > 0 and len(told) <= room
-            history = next((h for h in (told, last_piece) if len(h) <= room), history)
-            stream.prompt = np.concatenate([history, text])
-            stream._text_start = len(history)
-        if reuse and previous is not None:
-            stream._position = previous._position
+        request, previous, sequence.previous = sequence.request, sequence.previous, None
+        made = continuation(
+            request, previous, positions=self.config.backbone.positions, end_code=self.config.end_code
+        )
+        sequence.prompt, sequence.text_start = made.prompt, made.text_start
+        if made.unbroken and previous is not None and previous is held:
+            sequence.position = previous.position
             return
         self._backbone.forget(slot)
-        if request.context and self.contexts is not None:
-            stream._position = self.contexts.recall(slot, stream.context)
+        if request.context and self.prefixes is not None:
+            sequence.position = self.prefixes.recall(slot, sequence.context)
 
     def _gather(self) -> list[_Part]:
-        """The next input of every stream: a spoken frame each, and prompt positions up to the budget."""
-        active = [s for s in self._running if not s.paused]
-        speaking = [s for s in active if s._next is not None]
-        parts = [_Part(s, s._next, True) for s in speaking if s._next is not None]
-        budget = PREFILL_CHUNK if speaking else PREFILL_ALONE
-        for stream in self._by_prompt(active):
-            if budget == 0:
-                break
-            prompt = stream.prompt
-            end = min(len(prompt), stream._position + min(budget, PREFILL_CHUNK))
-            if stream._position < stream.request.context < end:
-                end = stream.request.context  # what follows is cut alike where the context was kept
-            budget -= end - stream._position
+        """The next input of every sequence: a spoken frame each, and prompt positions up to the budget."""
+        parts = [_Part(s, s.next_input, True) for s in self._scheduler.running if s.next_input is not None]
+        for part in self._scheduler.prompt_parts():
             begin = time.perf_counter()
             try:
-                embeddings = self._embedder.frames(prompt[stream._position : end])
+                embeddings = self._embedder.frames(part.sequence.prompt[part.begin : part.end])
             except Exception as error:
-                self._fail(stream, error)
+                self._fail(part.sequence, error)
                 continue
             self.times.prompt += time.perf_counter() - begin
-            parts.append(_Part(stream, embeddings, end == len(prompt)))
+            parts.append(_Part(part.sequence, embeddings, part.end == len(part.sequence.prompt)))
         return parts
 
-    def _by_prompt(self, streams: list[Stream]) -> list[Stream]:
-        """Those whose prompts are still to be taken in, in the order in which that is done.
-
-        Speeches that go on come first; then the shortest prompt, so that a long context does not keep others from
-        beginning. It comes to its turn, since those that pass it soon speak and need no more of the budget.
-        """
-        taking_in = [s for s in streams if s._next is None]
-        return sorted(taking_in, key=lambda s: (s._dry_at is None, len(s.prompt) - s._position))
-
-    def _run_backbone(self, parts: Sequence[_Part]) -> tuple[list[Stream], NDArray[np.float32], NDArray[np.float32]]:
+    def _run_backbone(self, parts: Many[_Part]) -> tuple[list[Sequence], NDArray[np.float32], NDArray[np.float32]]:
         counts = [len(p.embeddings) for p in parts]
-        slots = [p.stream.slot for p in parts]
+        slots = [p.sequence.slot for p in parts]
         outputs = np.zeros(sum(counts), dtype=np.bool_)
         outputs[np.cumsum(counts) - 1] = [p.speaks for p in parts]
-        positions = [p.stream._position + np.arange(n, dtype=np.int32) for p, n in zip(parts, counts, strict=True)]
+        positions = [p.sequence.position + np.arange(n, dtype=np.int32) for p, n in zip(parts, counts, strict=True)]
         begin = time.perf_counter()
         hidden, logits = self._backbone.decode(
             np.concatenate([p.embeddings for p in parts]),
@@ -269,65 +224,65 @@ class Engine:
         else:
             self.times.prompt += elapsed
         for part, count in zip(parts, counts, strict=True):
-            part.stream._position += count
-            self._keep_context(part.stream, count)
-        speaking = [p.stream for p in parts if p.speaks]
+            part.sequence.position += count
+            self._keep_context(part.sequence, count)
+        speaking = [p.sequence for p in parts if p.speaks]
         sane = np.isfinite(np.concatenate([hidden, logits], axis=1)).all(axis=1)
-        for stream, ok in zip(speaking, sane.tolist(), strict=True):
+        for sequence, ok in zip(speaking, sane.tolist(), strict=True):
             if not ok:
-                self._fail(stream, EngineError("the backbone gave a value that is not a number"))
+                self._fail(sequence, EngineError("the backbone gave a value that is not a number"))
         return [s for s, ok in zip(speaking, sane.tolist(), strict=True) if ok], hidden[sane], logits[sane]
 
-    def _keep_context(self, stream: Stream, count: int) -> None:
+    def _keep_context(self, sequence: Sequence, count: int) -> None:
         """Keeps a context that the last ``count`` positions have completed."""
-        completed = stream._position - count < stream.request.context <= stream._position
-        if completed and stream.slot is not None and self.contexts is not None:
-            self.contexts.keep(stream.slot, stream.context)
+        completed = sequence.position - count < sequence.request.context <= sequence.position
+        if completed and sequence.slot is not None and self.prefixes is not None:
+            self.prefixes.keep(sequence.slot, sequence.context)
 
-    def _speak(self, streams: list[Stream], hidden: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
-        """One frame of each stream: its codes, then its sound."""
+    def _speak(self, sequences: list[Sequence], hidden: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
+        """One frame of each sequence: its codes, then its sound."""
         begin = time.perf_counter()
         rows, codes = self._together(
-            streams,
+            sequences,
             lambda i: self._decoder.decode_frames(
-                hidden=hidden[i], c0_logits=logits[i], samplers=[streams[row]._sampler for row in i]
+                hidden=hidden[i], c0_logits=logits[i], samplers=[sequences[row].sampler for row in i]
             ),
         )
         self.times.decoder += time.perf_counter() - begin
-        streams = [streams[row] for row in rows]
+        sequences = [sequences[row] for row in rows]
         ended = (codes[:, : max(1, self.config.codebooks - 1)] == self.config.end_code).all(axis=1)
-        for stream in (s for s, end in zip(streams, ended.tolist(), strict=True) if end):
-            self._finish(stream, "eos")
-        streams = [s for s, end in zip(streams, ended.tolist(), strict=True) if not end]
+        for sequence in (s for s, end in zip(sequences, ended.tolist(), strict=True) if end):
+            self._finish(sequence, "eos")
+        sequences = [s for s, end in zip(sequences, ended.tolist(), strict=True) if not end]
         codes = codes[~ended]
         begin = time.perf_counter()
         rows, sound = self._together(
-            streams,
-            lambda i: self._codec.decode([streams[row]._codec_state for row in i], codes[i, np.newaxis, :]),
+            sequences,
+            lambda i: self._codec.decode([sequences[row].codec_state for row in i], codes[i, np.newaxis, :]),
         )
         self.times.codec += time.perf_counter() - begin
         codes = codes[rows]
         following = self._embedder.codes(codes) if rows else sound
         now = self._clock()
-        for i, stream in enumerate([streams[row] for row in rows]):
-            stream.codes.append(codes[i])
-            stream.audio.append(sound[i])
-            stream._next = following[i : i + 1]
-            heard_from = now if stream._dry_at is None else max(now, stream._dry_at)
-            stream._dry_at = heard_from + 1 / (self.config.frame_rate * stream.request.pace)
+        for i, sequence in enumerate([sequences[row] for row in rows]):
+            sequence.codes.append(codes[i])
+            sequence.audio.append(sound[i])
+            sequence.next_input = following[i : i + 1]
+            heard_from = now if sequence.dry_at is None else max(now, sequence.dry_at)
+            sequence.dry_at = heard_from + 1 / (self.config.frame_rate * sequence.request.pace)
             self.times.frames += 1
-            if stream._left() <= 0:
-                self._finish(stream, "length")
+            if sequence.frames_left <= 0:
+                self._finish(sequence, "length")
 
     def _together(
-        self, streams: list[Stream], stage: Callable[[list[int]], NDArray[Any]]
+        self, sequences: list[Sequence], stage: Callable[[list[int]], NDArray[Any]]
     ) -> tuple[list[int], NDArray[Any]]:
-        """Runs a stage for all streams in one call; when that fails, one by one, and the culprits leave.
+        """Runs a stage for all sequences in one call; when that fails, one by one, and the culprits leave.
 
-        Returns the rows (indices into ``streams``) that are left and their results. That a second call gives the
+        Returns the rows (indices into ``sequences``) that are left and their results. That a second call gives the
         others what the first would have given takes a stage that checks its input before it changes any state.
         """
-        rows = list(range(len(streams)))
+        rows = list(range(len(sequences)))
         nothing = np.zeros((0, self.config.codebooks), dtype=np.int32)
         if not rows:
             return rows, nothing
@@ -335,7 +290,7 @@ class Engine:
             return rows, stage(rows)
         except Exception as error:
             if len(rows) == 1:
-                self._fail(streams[0], error)
+                self._fail(sequences[0], error)
                 return [], nothing
         kept: list[int] = []
         results = []
@@ -344,42 +299,31 @@ class Engine:
                 results.append(stage([row]))
                 kept.append(row)
             except Exception as error:
-                self._fail(streams[row], error)
+                self._fail(sequences[row], error)
         return kept, np.concatenate(results) if results else nothing
 
-    def _fail(self, stream: Stream, error: Exception) -> None:
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
         if not isinstance(error, CsmError):
             wrapped = EngineError(f"the engine failed: {type(error).__name__}: {error}")
             wrapped.__cause__ = error
             error = wrapped
-        stream.error = error
-        self._finish(stream, "error")
+        sequence.error = error
+        self._finish(sequence, "error")
 
-    def _finish(self, stream: Stream, reason: FinishReason) -> None:
-        stream.finish_reason = reason
-        stream._next = None
-        stream._codec_state = None
-        follower, stream.follower = stream.follower, None
-        slot = stream.slot
-        if slot is not None:
-            self._running.remove(stream)
-            stream.slot = None
-        elif stream in self._waiting:
-            self._waiting.remove(stream)
-        if follower is not None and not follower.finished and reason in ("cancelled", "error"):
-            follower.error = stream.error
-            self._finish(follower, reason)
-        if follower is not None and follower.finished:
-            follower = None
-        if follower is not None:
-            self._go_on(follower, stream)
-            if slot is not None and not self._outranked(follower):
-                self._start(follower, slot, held=stream)
-                return
-            self._waiting.append(follower)
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.finish_reason = reason
+        sequence.next_input = sequence.codec_state = None
+        slot = self._scheduler.remove(sequence)
+        follower, sequence.follower = sequence.follower, None
+        if follower is not None and not follower.finished:
+            if reason in ("cancelled", "error"):
+                follower.error = sequence.error
+                self._finish(follower, reason)
+            else:
+                self._go_on(follower, sequence)
+                if slot is not None and not self._scheduler.outranked(follower):
+                    self._start(follower, slot, held=sequence)
+                    return
+                self._scheduler.waiting.append(follower)
         if slot is not None:
             self._backbone.forget(slot)
-
-    def _outranked(self, stream: Stream) -> bool:
-        urgency = self._urgency(stream)
-        return any(self._urgency(other) < urgency for other in self._waiting)

@@ -14,14 +14,11 @@ if TYPE_CHECKING:
     from ..backends.base import Backbone, SavedPrefix
     from ..text.prompt import Frames
 
-# Bytes. 64 KiB a position with CSM-1B: 10 MiB for ten seconds of a voice and their transcript, so some 25 voices.
-DEFAULT_LIMIT = 256 * 2**20
-
 
 class PrefixCache:
     """The contexts that a backbone took in last, as many as fit into ``limit`` bytes; 0 keeps none."""
 
-    def __init__(self, backbone: Backbone, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, backbone: Backbone, limit: int) -> None:
         self.limit = limit
         self.size = 0  # bytes
         self._too_long: float = float("inf")  # positions of the shortest context that was too large

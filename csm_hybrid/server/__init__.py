@@ -1,1 +1,1 @@
-"""The OpenAI-compatible speech server: ``app.py`` puts it together, ``worker.py`` runs the engine."""
+"""The OpenAI-compatible speech server: ``app.py`` puts it together, ``synthesis.py`` asks the engine for speech."""

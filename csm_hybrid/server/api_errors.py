@@ -11,16 +11,16 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from ..engine.runner import EngineClosed, QueueFull, WaitedTooLong
 from ..errors import CsmError, InputError, PromptTooLong
-from .worker import Ended, QueueFull, WaitedTooLong
 
 log = logging.getLogger("csm_hybrid.server")
 
-JOURNALED = web.RequestKey("journaled", bool)  # the request's outcome is in the journal
+LOGGED = web.RequestKey("logged", bool)  # the request's outcome is in the log
 
 
 class ApiError(Exception):
-    """An error that a client is told."""
+    """An error for a client."""
 
     def __init__(
         self,
@@ -87,25 +87,25 @@ def _took_too_long(_: Exception) -> ApiError:
 _TRANSLATIONS: tuple[tuple[type[Exception], Callable[[Exception], ApiError]], ...] = (
     (PromptTooLong, lambda error: invalid(str(error), "input", "string_above_max_length")),
     (InputError, lambda error: invalid(str(error), "input")),
+    (EngineClosed, lambda _: shutting_down()),
     (CsmError, _engine_error),
-    (Ended, lambda _: shutting_down()),
     (asyncio.TimeoutError, _took_too_long),
 )
 
 
 def translate(error: Exception, retry_after: int = 1) -> ApiError:
-    """What a client is told of an error; never a traceback. ``retry_after``: seconds, for an overload."""
+    """An error as its client gets it; never a traceback. ``retry_after``: seconds, for an overload."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QueueFull):
-        return overloaded("all voices are busy and the queue is full: try again later", "queue_full", retry_after)
+        return overloaded("all slots are busy and the queue is full: try again later", "queue_full", retry_after)
     if isinstance(error, WaitedTooLong):
-        return overloaded("no voice became free in time: try again later", "queue_timeout", retry_after)
+        return overloaded("no slot became free in time: try again later", "queue_timeout", retry_after)
     if isinstance(error, web.HTTPException):
         return _from_http(error)
-    told = next((told for kind, told in _TRANSLATIONS if isinstance(error, kind)), None)
-    if told is not None:
-        return told(error)
+    translation = next((made for kind, made in _TRANSLATIONS if isinstance(error, kind)), None)
+    if translation is not None:
+        return translation(error)
     log.error("an unforeseen error", exc_info=error)
     message = "the server had an error while processing the request"
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message, kind="server_error", code="internal_error")
@@ -130,13 +130,13 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
-        told = _from_http(error, request)
+        answer = _from_http(error, request)
     except Exception as error:
-        told = translate(error)
-    if not request.get(JOURNALED):
-        fields = {"request": _where(request), "status": told.status, "error": str(told)}
+        answer = translate(error)
+    if not request.get(LOGGED):
+        fields = {"request": _where(request), "status": answer.status, "error": str(answer)}
         log.info("refused", extra={"fields": fields})
-    return told.response()
+    return answer.response()
 
 
 def _where(request: web.Request) -> str:

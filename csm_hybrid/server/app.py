@@ -20,15 +20,14 @@ from . import info_routes as catalogue
 from .access import CrossOrigin, authentication
 from .api_errors import error_middleware
 from .metrics import Metrics
-from .request_log import Journal
+from .request_log import RequestLog
 from .request_schema import fields
 from .settings import Settings
 from .speech_route import create_speech
 from .state import REQUEST_ID, SERVER, Server
-from .synthesis import Voice
+from .synthesis import SpeechModel
 from .voices import Voices, load_voices
 from .websocket import stream_speech
-from .worker import Worker
 
 log = logging.getLogger("csm_hybrid.server")
 
@@ -37,12 +36,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUOTED_LINE = re.compile(r":\s+b?['\"].*", re.DOTALL)
 
 
-def create_app(voice: Voice, settings: Settings) -> web.Application:
-    """The application. It owns ``voice`` and closes it when it ends.
+def create_app(model: SpeechModel, settings: Settings) -> web.Application:
+    """The application. It owns ``model`` and closes it when it ends.
 
     Raises InputError for a folder of voices, or a voice in it, that cannot be used.
     """
-    voices = Voices() if settings.voices is None else load_voices(voice, settings.voices)
+    voices = Voices() if settings.voices is None else load_voices(model, settings.voices)
     cross_origin = CrossOrigin(settings.cors_origins)
     app = web.Application(
         client_max_size=settings.max_body_bytes,
@@ -56,7 +55,7 @@ def create_app(voice: Voice, settings: Settings) -> web.Application:
     app.on_response_prepare.append(cross_origin.on_prepare)
     app.on_response_prepare.append(_add_id)
     app.on_shutdown.append(_break_off)
-    app.cleanup_ctx.append(_run(voice, voices, settings))
+    app.cleanup_ctx.append(_run(model, voices, settings))
     app.add_routes(
         [
             web.post("/v1/audio/speech", create_speech),
@@ -74,18 +73,22 @@ def create_app(voice: Voice, settings: Settings) -> web.Application:
     return app
 
 
-def _run(voice: Voice, voices: Voices, settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
+def _run(model: SpeechModel, voices: Voices, settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
-        worker = Worker(voice.engine, queue_length=settings.queue, patience=settings.queue_timeout)
-        metrics = Metrics(worker)
+        metrics = Metrics(model.runner)
         encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encode")
-        worker.start()
         table = fields(settings.max_input_chars, voices.names)
-        app[SERVER] = Server(settings, voice, voices, worker, metrics, Journal(metrics), table, encoders)
+        app[SERVER] = server = Server(settings, model, voices, metrics, RequestLog(metrics), table, encoders)
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop has closed
+                loop.call_soon_threadsafe(server.engine_ended.set)
+
+        model.runner.start(on_end=ended)
         yield
-        await worker.stop()
+        await asyncio.to_thread(model.close)
         encoders.shutdown(wait=True)
-        voice.close()
 
     return context
 
@@ -125,13 +128,13 @@ def _quieten(record: logging.LogRecord) -> bool:
     return True
 
 
-async def serve(voice: Voice, settings: Settings) -> None:
+async def serve(model: SpeechModel, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then lets what runs finish, for a bounded time, and refuses what comes.
 
     A second signal ends it at once. Raises OutputError when the address cannot be had, InputError for bad voices,
     EngineError when the engine ends by itself.
     """
-    app = create_app(voice, settings)
+    app = create_app(model, settings)
     runner = make_runner(app)
     await runner.setup()
     try:
@@ -145,23 +148,23 @@ async def serve(voice: Voice, settings: Settings) -> None:
             ) from error
         for host, port, *_ in runner.addresses:
             log.info("listening on http://%s:%s", f"[{host}]" if ":" in host else host, port)
-        await _until_told_to_stop(app[SERVER])
+        await _until_stopped(app[SERVER])
     finally:
         await runner.cleanup()
 
 
-async def _until_told_to_stop(server: Server) -> None:
+async def _until_stopped(server: Server) -> None:
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    told = asyncio.create_task(signals.get())
-    died = asyncio.create_task(server.worker.wait())
-    await asyncio.wait({told, died}, return_when="FIRST_COMPLETED")
+    signalled = asyncio.create_task(signals.get())
+    died = asyncio.create_task(server.engine_ended.wait())
+    await asyncio.wait({signalled, died}, return_when="FIRST_COMPLETED")
     died.cancel()
     server.draining = True
-    if not told.done():
-        told.cancel()
+    if not signalled.done():
+        signalled.cancel()
         raise EngineError("the engine's thread has ended: the log says why; start the server anew")
     log.info("shutting down: %d speeches are under way", len(server.open))
     drained = asyncio.create_task(_drain(server))

@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 
 from ..audio.encoders import open_encoder
 from .request_log import Record
-from .request_schema import Manner
+from .request_schema import SpeechRequest
 from .state import Server
 
 
 async def encoded(
-    server: Server, samples: AsyncIterator[NDArray[np.int16]], manner: Manner, record: Record
+    server: Server, samples: AsyncIterator[NDArray[np.int16]], request: SpeechRequest, record: Record
 ) -> AsyncGenerator[bytes]:
-    """The bytes of a whole speech in the manner's format, none of them empty, as they can be sent.
+    """The bytes of a whole speech in the format that was asked for, none of them empty, as they can be sent.
 
     A speech without any sound becomes one frame of silence, so that every format stays one that can be played.
     """
-    codec = server.voice.config.codec
+    codec = server.model.config.codec
     rate = codec.sample_rate
     loop = asyncio.get_running_loop()
-    encoder = open_encoder(manner.response_format, rate, manner.speed)
-    async with aclosing(_gathered(samples, manner.buffer_frames * codec.frame_samples)) as chunks:
+    encoder = open_encoder(request.response_format, rate, request.speed)
+    async with aclosing(_gathered(samples, request.options.buffer_frames * codec.frame_samples)) as chunks:
         async for chunk in chunks:
             data = await loop.run_in_executor(server.encoders, encoder.feed, chunk)
-            record.sent(len(chunk) / rate / manner.speed)
+            record.sent(len(chunk) / rate / request.speed)
             if data:
                 yield data
     rest = b""

@@ -19,7 +19,7 @@ OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 def model_id(server: Server) -> str:
     """The name of the model that speaks."""
-    return server.voice.config.name or "csm"
+    return server.model.config.name or "csm"
 
 
 def _model(server: Server, name: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def list_voices(request: web.Request) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """GET /health: the process answers, and its engine runs."""
-    alive = request.app[SERVER].worker.alive
+    alive = request.app[SERVER].model.runner.alive
     status = HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE
     return web.json_response({"status": "ok" if alive else "failed", "version": __version__}, status=status)
 

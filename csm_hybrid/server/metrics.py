@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from .worker import Worker
+from ..engine.runner import Runner
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -18,11 +18,11 @@ _SPEEDS = (0.1, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50)
 class _EngineCollector:
     """Reads the engine's state at the moment of the scrape."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
 
     def collect(self) -> Iterator[Metric]:
-        load = self._worker.load
+        load = self._runner.load
         yield GaugeMetricFamily("csm_slots", "Speeches that can be made at once.", load.slots)
         yield GaugeMetricFamily("csm_running", "Utterances that hold a slot.", load.running)
         yield GaugeMetricFamily("csm_queued", "Utterances that wait for a slot.", load.waiting)
@@ -32,9 +32,9 @@ class _EngineCollector:
 class Metrics:
     """All that is counted."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, runner: Runner) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_EngineCollector(worker))
+        self.registry.register(_EngineCollector(runner))
         self.requests = self._counter("csm_requests", "Speech requests by outcome.", "outcome")
         self.rejected = self._counter("csm_rejected", "Requests refused before any work, by reason.", "reason")
         self.aborted = self._counter("csm_aborted", "Speeches that broke off, by reason.", "reason")

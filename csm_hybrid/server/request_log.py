@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..engine.speech_task import Usage
 from .metrics import Metrics
-from .synthesis import Account
 
 log = logging.getLogger("csm_hybrid.server")
 
@@ -31,9 +31,9 @@ class Record:
     format: str = ""
     characters: int = 0  # of the request
     audio_seconds: float = 0.0
-    account: Account | None = None  # once it is under way
+    usage: Usage | None = None  # once it is under way
     outcome: str = "internal_error"
-    error: str | None = None  # what the client was told
+    error: str | None = None  # the message that the client got
     underruns: int = 0
     begin: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first audio was handed on
@@ -73,14 +73,14 @@ class Record:
             "first_audio_s": None if self.first_audio is None else round(self.first_audio, 3),
             "speed": None if self.speed is None else round(self.speed, 2),
             "seconds": round(time.monotonic() - self.begin, 3),
-            "seed": self.account and self.account.seed,
-            "cut": (self.account and self.account.cut) or None,
+            "seed": self.usage and self.usage.seed,
+            "cut": (self.usage and self.usage.cut) or None,
             "outcome": self.outcome,
             "error": self.error and self.error[:300],
         }
 
 
-class Journal:
+class RequestLog:
     """Closes records: counts them and writes their line."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -95,7 +95,7 @@ class Journal:
         elif record.outcome in BROKEN_OFF:
             metrics.aborted.labels(record.outcome).inc()
         metrics.audio_seconds.inc(record.audio_seconds)
-        metrics.characters.inc(record.account.characters if record.account else 0)
+        metrics.characters.inc(record.usage.characters if record.usage else 0)
         metrics.underruns.inc(record.underruns)
         if record.first_audio is not None:
             metrics.first_audio.observe(record.first_audio)

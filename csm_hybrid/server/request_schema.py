@@ -10,16 +10,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..audio.encoders import FORMATS
+from ..options import SpeechOptions
 from .api_errors import ApiError, invalid
+from .settings import MAX_INPUT_CHARS
 from .voices import HIGHEST_SPEAKER, NUMBER, OPENAI_VOICES, Voices
 
-if TYPE_CHECKING:
-    from ..options import Segment
-
-MAX_INPUT_CHARS = 4096
 MAX_INSTRUCTIONS_CHARS = 4096
 LONGEST_MS = 3_600_000
 
@@ -112,21 +110,14 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How to speak: everything of a request but its text."""
+class SpeechRequest:
+    """Everything of a request but its text: how to speak, and the form of the answer."""
 
-    speaker: int
+    options: SpeechOptions
     voice: str
-    context: Sequence[Segment] = ()  # what the voice has said
     response_format: str = "mp3"
     speed: float = 1.0
     sse: bool = False
-    temperature: float | None = None
-    top_k: int | None = None
-    seed: int | None = None
-    max_seconds: float | None = None
-    buffer_frames: int = 1
-    template: str | None = None
 
 
 def parse(body: bytes, table: tuple[Field, ...]) -> dict[str, Any]:
@@ -156,8 +147,8 @@ def check(data: dict[str, Any], table: tuple[Field, ...]) -> dict[str, Any]:
     return {name: _checked(name, value, known[name].schema) for name, value in given.items()}
 
 
-def manner(values: dict[str, Any], voices: Voices) -> Manner:
-    """How to speak, from checked values. Raises ApiError for a voice that is not known or not given."""
+def speech_request(values: dict[str, Any], voices: Voices, history: float) -> SpeechRequest:
+    """A request from checked values. Raises ApiError for a voice that is not known or not given."""
     voice = values.get("voice")
     name = voice["id"] if isinstance(voice, dict) else voice
     speaker = values.get("speaker_id")
@@ -167,19 +158,25 @@ def manner(values: dict[str, Any], voices: Voices) -> Manner:
         name = str(speaker)
     speaker, context = voices.find(name, speaker)
     milliseconds = values.get("max_audio_len_ms")
-    return Manner(
+    speed = float(values.get("speed", 1.0))
+    options = SpeechOptions(
         speaker=speaker,
-        voice=name,
         context=context,
-        response_format=values.get("response_format", "mp3"),
-        speed=float(values.get("speed", 1.0)),
-        sse=values.get("stream_format") == "sse",
+        template=values.get("tokenizer_template"),
         temperature=values.get("temperature"),
         top_k=values.get("top_k"),
         seed=values.get("seed"),
         max_seconds=None if milliseconds is None else milliseconds / 1000,
+        history=history,
         buffer_frames=values.get("buffer_size", 1),
-        template=values.get("tokenizer_template"),
+        pace=speed,
+    )
+    return SpeechRequest(
+        options=options,
+        voice=name,
+        response_format=values.get("response_format", "mp3"),
+        speed=speed,
+        sse=values.get("stream_format") == "sse",
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 from aiohttp import web
 
 from ..audio.encoders import FORMATS
-from .api_errors import JOURNALED, ApiError, invalid, translate
+from ..engine.speech_task import Usage
+from .api_errors import LOGGED, ApiError, invalid, translate
 from .audio_stream import encoded
 from .request_log import Record
-from .request_schema import Manner, manner, parse
+from .request_schema import SpeechRequest, parse, speech_request
 from .state import REQUEST_ID, SERVER, Server
-from .synthesis import Account, Speech
+from .synthesis import Synthesis
 from .timing import Stalled, let_go, patiently, timeout
 
 
@@ -27,13 +28,13 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
     """Speaks a text: plain bytes or server-sent events, from the first frame on."""
     server = request.app[SERVER]
     record = Record(request[REQUEST_ID])
-    request[JOURNALED] = True
+    request[LOGGED] = True
     reply = _Reply(request, server.settings.stall_timeout)
     try:
         async with timeout(server.settings.request_timeout):
             server.enter(record)
             values = parse(await _body(request, server), server.fields)
-            how = manner(values, server.voices)
+            how = speech_request(values, server.voices, server.settings.history)
             record.voice, record.format, record.characters = how.voice, how.response_format, len(values["input"])
             await _speak(server, values["input"], how, record, reply)
     except asyncio.CancelledError:
@@ -45,11 +46,11 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
     except ConnectionError:
         record.outcome = "client_left"
     except Exception as error:
-        told = translate(error, server.worker.retry_after)
-        record.outcome, record.error = told.code or "error", str(told)
+        answer = translate(error, server.model.runner.retry_after)
+        record.outcome, record.error = answer.code or "error", str(answer)
         if not reply.begun:
-            raise told from error
-        await reply.break_off(told)
+            raise answer from error
+        await reply.break_off(answer)
     finally:
         server.leave(record)
     return reply.response
@@ -71,10 +72,10 @@ async def _body(request: web.Request, server: Server) -> bytes:
         raise invalid(f"the body cannot be read: {error}", code="invalid_body") from error
 
 
-async def _speak(server: Server, text: str, how: Manner, record: Record, reply: _Reply) -> None:
-    speech = Speech(server.voice, server.worker, how, server.settings.history, whole=True)
-    record.account = speech.account
-    samples = speech.samples(_once(text))
+async def _speak(server: Server, text: str, how: SpeechRequest, record: Record, reply: _Reply) -> None:
+    speech = Synthesis(server.model, how.options, server.admission)
+    record.usage = speech.usage
+    samples = speech.samples(await speech.whole(text))
     async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
         # Whatever goes wrong before the first sound is answered with a status.
         first = await anext(chunks)
@@ -82,12 +83,8 @@ async def _speak(server: Server, text: str, how: Manner, record: Record, reply: 
         await reply.send(first)
         async for chunk in chunks:
             await reply.send(chunk)
-    await reply.end(usage(speech.account))
+    await reply.end(usage_body(speech.usage))
     record.outcome = "ok" if record.audio_seconds else "empty"
-
-
-async def _once(text: str) -> AsyncIterator[str]:
-    yield text
 
 
 class _Reply:
@@ -104,7 +101,7 @@ class _Reply:
         """Whether the status has been sent."""
         return self.response.prepared
 
-    async def begin(self, how: Manner) -> None:
+    async def begin(self, how: SpeechRequest) -> None:
         self._sse = how.sse
         self.response.headers.update(
             {
@@ -147,7 +144,7 @@ class _Reply:
         await patiently(writing, self._patience)
 
 
-def usage(account: Account) -> dict[str, int]:
+def usage_body(usage: Usage) -> dict[str, int]:
     """Tokens: of text in, frames of audio out."""
-    text, audio = account.text_tokens, account.frames
+    text, audio = usage.text_tokens, usage.frames
     return {"input_tokens": text, "output_tokens": audio, "total_tokens": text + audio}

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from ..engine.runner import Admission
 from .api_errors import overloaded, shutting_down
 from .metrics import Metrics
-from .request_log import Journal, Record
+from .request_log import Record, RequestLog
 from .request_schema import Field
 from .settings import Settings
-from .synthesis import Voice
+from .synthesis import SpeechModel
 from .voices import Voices
-from .worker import Worker
 
 
 @dataclass
 class Server:
-    """The running server: its model, its voices, its worker and who is being served."""
+    """The running server: its model, its voices, and who is being served."""
 
     settings: Settings
-    voice: Voice
+    model: SpeechModel
     voices: Voices
-    worker: Worker
     metrics: Metrics
-    journal: Journal
+    request_log: RequestLog
     fields: tuple[Field, ...]  # of POST /v1/audio/speech
     encoders: ThreadPoolExecutor  # encoding is kept off the event loop
     created: int = field(default_factory=lambda: int(time.time()))
+    engine_ended: asyncio.Event = field(default_factory=asyncio.Event)
     draining: bool = False
     ending: bool = False  # what still runs is being broken off
     open: set[Record] = field(default_factory=set)  # the speeches under way
@@ -39,23 +40,28 @@ class Server:
     @property
     def ready(self) -> bool:
         """Whether new work is taken."""
-        return self.worker.alive and not self.draining
+        return self.model.runner.alive and not self.draining
+
+    @property
+    def admission(self) -> Admission:
+        """How long requests may queue for a slot."""
+        return Admission(self.settings.queue, self.settings.queue_timeout)
 
     def enter(self, record: Record) -> None:
         """Counts a speech in. Raises ApiError when the server cannot take one."""
         if not self.ready:
             raise shutting_down()
-        most = self.worker.load.slots + self.settings.queue + self.settings.slow_readers
+        most = self.model.runner.slots + self.settings.queue + self.settings.slow_readers
         if len(self.open) >= most:
             raise overloaded(
-                f"{most} speeches are under way: try again later", "too_many_requests", self.worker.retry_after
+                f"{most} speeches are under way: try again later", "too_many_requests", self.model.runner.retry_after
             )
         self.open.add(record)
 
     def leave(self, record: Record) -> None:
         """Counts a speech out and writes its line."""
         self.open.discard(record)
-        self.journal.close(record)
+        self.request_log.close(record)
 
 
 SERVER = web.AppKey("server", Server)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,12 @@ from typing import TYPE_CHECKING
 from ..audio.references import find_voices
 from ..engine.planner import ChunkPlanner
 from ..errors import InputError
+from ..options import SpeechOptions
 from .api_errors import invalid
 
 if TYPE_CHECKING:
     from ..options import Segment
-    from .synthesis import Voice
+    from .synthesis import SpeechModel
 
 log = logging.getLogger("csm_hybrid.server")
 
@@ -79,13 +81,12 @@ class Voices:
         return speaker, ()
 
 
-def load_voices(model: Voice, folder: Path) -> Voices:
+def load_voices(model: SpeechModel, folder: Path) -> Voices:
     """The voices of a folder (see ``csm_hybrid.audio.references``), encoded and taken in by the backbone now.
 
-    Raises InputError for the first bad one. Call it before anybody else steps the engine.
+    Raises InputError for the first bad one.
     """
-    contexts = model.engine.contexts
-    kept = contexts if contexts is not None and contexts.limit > 0 else None
+    kept = model.prefixes if model.prefixes.limit > 0 else None
     references = {}
     for name, path in find_voices(folder).items():
         if not _is_name(name):
@@ -121,12 +122,14 @@ def _is_name(name: str) -> bool:
     return bool(plain) and len(name) <= _LONGEST_NAME and not re.fullmatch(NUMBER, name)
 
 
-def _take_in(model: Voice, segment: Segment) -> None:
+def _take_in(model: SpeechModel, segment: Segment) -> None:
     """Speaks a frame with a voice, so that even its first request finds what it leads to in the engine's memory."""
     frame = 1 / model.config.frame_rate
-    planner = ChunkPlanner(model, speaker=segment.speaker, context=[segment], max_seconds=frame)
-    stream = model.engine.submit(planner.request("Hello.", alone=True))
-    while not stream.finished:
-        model.engine.step()
-    if stream.error is not None:
-        raise stream.error
+    options = SpeechOptions(speaker=segment.speaker, context=[segment], max_seconds=frame)
+    done = threading.Event()
+    request = ChunkPlanner(model, options).request("Hello.", alone=True)
+    utterance = model.runner.submit(request, notify=done.set)
+    while not utterance.ended:
+        done.wait()
+        done.clear()
+    utterance.outcome()

@@ -1,4 +1,4 @@
-"""WebSocket /v1/audio/speech/stream: text in pieces, as a language model writes it; audio out as it is made.
+"""WebSocket /v1/audio/speech/stream: text in parts, as a language model writes it; audio out as it is made.
 
 The client sends JSON messages:
     {"type": "config", ...}          how to speak: the fields of POST /v1/audio/speech but for model and input;
@@ -30,23 +30,24 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from ..audio.encoders import FORMATS
-from ..text.sentences import SentenceSplitter, speakable
+from ..engine.speech_task import Usage
+from ..text.chunks import GrowingText
 from .access import SUBPROTOCOL
 from .api_errors import ApiError, invalid, translate
 from .audio_stream import encoded
 from .request_log import Record
-from .request_schema import Manner, check, manner
-from .speech_route import usage
+from .request_schema import SpeechRequest, check, speech_request
+from .speech_route import usage_body
 from .state import REQUEST_ID, SERVER, Server
-from .synthesis import Account, Speech
-from .timing import Stalled, let_go, patiently, timeout
+from .synthesis import Synthesis
+from .timing import Stalled, let_go, patiently
 
 _DEFAULTS = {"voice": "alloy", "response_format": "pcm"}
 _NOT_TAKEN = ("model", "input", "stream_format")  # of the fields of POST /v1/audio/speech
@@ -88,59 +89,29 @@ async def stream_speech(request: web.Request) -> web.WebSocketResponse:
 
 
 class _Turn:
-    """The text of one turn, sentence by sentence."""
+    """One turn: its text, as it is written, and how it is to be spoken."""
 
-    def __init__(self, number: int, how: Manner, record: Record, server: Server) -> None:
+    def __init__(self, number: int, request: SpeechRequest, record: Record) -> None:
         self.number = number
-        self.how = how
+        self.request = request
         self.record = record
-        self.complete = False  # takes no more text
-        self.pending = 0  # characters of whole sentences that have not been spoken yet
-        self._server = server
+        self.speech: Synthesis | None = None  # once it is its turn
+        self.text = GrowingText(self._cut)
         self._last = time.monotonic()  # when text came
-        self._splitter = SentenceSplitter()
-        self._sentences: asyncio.Queue[str | None] = asyncio.Queue()
 
     def add(self, text: str) -> None:
         """Takes more text."""
         self._last = time.monotonic()
         self.record.characters += len(text)
-        self._put(self._splitter.feed(text))
+        self.text.feed(text)
 
-    def finish(self) -> None:
-        """The text is complete."""
-        if not self.complete:
-            self.complete = True
-            self._put(self._splitter.flush())
-            self._sentences.put_nowait(None)
+    def idle(self, seconds: float) -> bool:
+        """Whether it waits for text, of which none has come for so long."""
+        return not self.text.ready and time.monotonic() - self._last > seconds
 
-    def end(self) -> None:
-        """The turn is over: what is left of its text is not spoken any more."""
-        self.complete, self.pending = True, 0
-
-    def _put(self, sentences: list[str]) -> None:
-        for sentence in sentences:
-            self.pending += len(sentence)
-            self._sentences.put_nowait(sentence)
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """The sentences, each as soon as it is whole."""
-        while (sentence := await self._next()) is not None:
-            self.pending -= len(sentence)
-            if speakable(sentence):
-                yield sentence
-
-    async def _next(self) -> str | None:
-        """The next sentence, or None at the end. A turn whose text has stopped coming is brought to its end: it
-        would hold its place, and the server's shutdown, for ever.
-        """
-        while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                async with timeout(_POLL):
-                    return await self._sentences.get()
-            patience = _DRAIN_PATIENCE if self._server.draining else self._server.settings.stall_timeout
-            if not self.complete and time.monotonic() - self._last > patience:
-                self.finish()
+    def _cut(self, sentence: str) -> list[str]:
+        assert self.speech is not None
+        return self.speech.chunks(sentence)
 
 
 class _Session:
@@ -152,7 +123,7 @@ class _Session:
         self._request = request
         self._count = 0
         self._fields = tuple(field for field in server.fields if field.name not in _NOT_TAKEN)
-        self._how = self._manner({})
+        self._request_options = self._parsed({})
         self._turn: _Turn | None = None  # the one that the next text belongs to, if it has not ended
         self._turns: list[_Turn] = []  # the one that is being spoken, and those that wait
         self._task: asyncio.Task[None] | None = None
@@ -163,20 +134,21 @@ class _Session:
         message = _parse(text)
         kind = message.pop("type", None)
         if kind == "config":
-            self._how = self._manner(message)
+            self._request_options = self._parsed(message)
         elif kind == "text":
             self._add(message.pop("text", None))
         elif kind == "flush":
             turn, self._turn = self._turn, None
-            (turn or self._begin()).finish()
+            (turn or self._begin()).text.finish()
         elif kind == "cancel":
             await self._silence()
             await self._send({"type": "cancelled", "turn": self._count})
         else:
             raise invalid("type must be one of config, text, flush, cancel", "type")
 
-    def _manner(self, given: dict[str, Any]) -> Manner:
-        return manner(_DEFAULTS | check(given, self._fields), self._server.voices)
+    def _parsed(self, given: dict[str, Any]) -> SpeechRequest:
+        values = _DEFAULTS | check(given, self._fields)
+        return speech_request(values, self._server.voices, self._server.settings.history)
 
     async def complain(self, error: ApiError, turn: _Turn | None = None) -> None:
         """Tells the client what was wrong, and which turn it ended. Raises ConnectionError."""
@@ -198,9 +170,9 @@ class _Session:
         if not isinstance(text, str):
             raise invalid("text must be a string", "text", "invalid_type")
         most = _MOST_PENDING * self._server.settings.max_input_chars
-        if sum(turn.pending for turn in self._turns) + len(text) > most:
+        if sum(turn.text.waiting_characters for turn in self._turns) + len(text) > most:
             raise invalid(f"more than {most} characters wait to be spoken", "text", "string_above_max_length")
-        if text and (self._turn is None or self._turn.complete):
+        if text and (self._turn is None or self._turn.text.complete):
             self._turn = self._begin()
         if self._turn is not None:
             self._turn.add(text)
@@ -210,8 +182,9 @@ class _Session:
         if len(self._turns) >= _MOST_TURNS:
             raise invalid(f"{_MOST_TURNS} turns wait to be spoken: send more when one is done", code="too_many_turns")
         self._count += 1
-        record = Record(f"{self._request[REQUEST_ID]}.{self._count}", self._how.voice, self._how.response_format)
-        turn = _Turn(self._count, self._how, record, self._server)
+        request = self._request_options
+        record = Record(f"{self._request[REQUEST_ID]}.{self._count}", request.voice, request.response_format)
+        turn = _Turn(self._count, request, record)
         self._turns.append(turn)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(self._turns))
@@ -228,10 +201,10 @@ class _Session:
         server, record = self._server, turn.record
         try:
             server.enter(record)
-            account = await self._deliver(turn)
-            turn.end()
+            usage = await self._deliver(turn)
+            turn.text.close()
             seconds = round(record.audio_seconds, 3)
-            done = {"type": "done", "turn": turn.number, "usage": usage(account), "audio_seconds": seconds}
+            done = {"type": "done", "turn": turn.number, "usage": usage_body(usage), "audio_seconds": seconds}
             await self._send(done)
             record.outcome = "ok" if record.audio_seconds else "empty"
         except asyncio.CancelledError:
@@ -240,32 +213,45 @@ class _Session:
         except ConnectionError:
             record.outcome = self._end or "client_left"
         except Exception as error:
-            told = translate(error, server.worker.retry_after)
-            record.outcome, record.error = told.code or "error", str(told)
-            turn.end()  # text that still comes begins a new turn
+            answer = translate(error, server.model.runner.retry_after)
+            record.outcome, record.error = answer.code or "error", str(answer)
+            turn.text.close()  # text that still comes begins a new turn
             with contextlib.suppress(ConnectionError):
-                await self.complain(told, turn)
+                await self.complain(answer, turn)
         finally:
             server.leave(record)
 
-    async def _deliver(self, turn: _Turn) -> Account:
+    async def _deliver(self, turn: _Turn) -> Usage:
         """Sends a turn's audio. Returns what it took."""
-        server, how, record = self._server, turn.how, turn.record
-        if turn.complete and not record.characters:
-            return Account(seed=0)
-        speech = Speech(server.voice, server.worker, how, server.settings.history)
-        record.account = speech.account
-        samples = speech.samples(turn.pieces())
-        rate = FORMATS[how.response_format].rate or server.voice.sample_rate
-        started = {"type": "started", "turn": turn.number, "format": how.response_format, "sample_rate": rate}
-        async with aclosing(samples), aclosing(encoded(server, samples, how, record)) as chunks:
-            first = True
-            async for chunk in chunks:
-                if first:
-                    first = False
-                    await self._send(started)
-                await self._write(self._socket.send_bytes(chunk))
-        return speech.account
+        server, request, record = self._server, turn.request, turn.record
+        if turn.text.complete and not record.characters:
+            return Usage(seed=0)
+        turn.speech = speech = Synthesis(server.model, request.options, server.admission)
+        record.usage = speech.usage
+        samples = speech.samples(turn.text)
+        rate = FORMATS[request.response_format].rate or server.model.sample_rate
+        started = {"type": "started", "turn": turn.number, "format": request.response_format, "sample_rate": rate}
+        watch = asyncio.create_task(self._finish_when_idle(turn))
+        try:
+            async with aclosing(samples), aclosing(encoded(server, samples, request, record)) as parts:
+                first = True
+                async for data in parts:
+                    if first:
+                        first = False
+                        await self._send(started)
+                    await self._write(self._socket.send_bytes(data))
+        finally:
+            watch.cancel()
+        return speech.usage
+
+    async def _finish_when_idle(self, turn: _Turn) -> None:
+        """Brings a turn whose text has stopped coming to its end: it would hold its place, and the server's shutdown,
+        for ever."""
+        while not turn.text.complete:
+            await asyncio.sleep(_POLL)
+            patience = _DRAIN_PATIENCE if self._server.draining else self._server.settings.stall_timeout
+            if turn.idle(patience):
+                turn.text.finish()
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self._write(self._socket.send_str(json.dumps(message)))

@@ -127,7 +127,7 @@ class PromptBuilder:
         room = positions - prompt
         if room < (max_frames or 1):
             length = f"the prompt has {prompt} positions ({text} of text, {prompt - text} of context)"
-            remedy = "shorten the text or the context, or speak it in pieces"
+            remedy = "shorten the text or the context, or speak it in chunks"
             if room > 0 and max_frames is not None:
                 limit = int(room / self._config.frame_rate * 1000)
                 remedy += f", or limit the speech to {limit} ms"

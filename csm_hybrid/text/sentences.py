@@ -1,7 +1,7 @@
-"""Long text in pieces: sentence by sentence, whole or as it is being written.
+"""Long text in chunks: sentence by sentence, whole or as it is being written.
 
-A piece is one utterance of the model. Its context holds some two minutes, but speech drifts and runs away long
-before that, so text is spoken in pieces of a few sentences.
+A chunk is one utterance of the model. Its context holds some two minutes, but speech drifts and runs away long
+before that, so text is spoken in chunks of a few sentences.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# The longest utterance, in characters: about 17 seconds of English, well within CSM's usual 30.
-LONGEST_CHUNK = 250
-# The shortest piece that is spoken before the text after it is known: a bare "Yes." or "1." gives the model too
+from ..defaults import LONGEST_CHUNK
+
+# The shortest chunk that is spoken before the text after it is known: a bare "Yes." or "1." gives the model too
 # little to go on.
 SHORTEST_CHUNK = 10
 
@@ -37,8 +37,8 @@ def speakable(text: str) -> bool:
 
 
 def split(text: str, longest: int = LONGEST_CHUNK) -> list[str]:
-    """Pieces of at most ``longest`` characters that end where sentences do, as few as can be; their words are
-    the text's. Text that fits is one piece, as it stands. What ends without a mark, as headings do, ends its piece.
+    """Chunks of at most ``longest`` characters that end where sentences do, as few as can be; their words are
+    the text's. Text that fits is one chunk, as it stands. What ends without a mark, as headings do, ends its chunk.
     """
     if len(text) <= longest:
         return [text]
@@ -47,14 +47,14 @@ def split(text: str, longest: int = LONGEST_CHUNK) -> list[str]:
     for line in _unwrapped(text):
         sentences += splitter.feed(line + "\n")
     sentences = [s for s in (*sentences, *splitter.flush()) if speakable(s)] or [text[:longest]]
-    pieces = sentences[:1]
+    chunks = sentences[:1]
     for sentence in sentences[1:]:
-        joined = f"{pieces[-1]} {sentence}"
-        if len(joined) <= longest and not pieces[-1][-1].isalnum():
-            pieces[-1] = joined
+        joined = f"{chunks[-1]} {sentence}"
+        if len(joined) <= longest and not chunks[-1][-1].isalnum():
+            chunks[-1] = joined
         else:
-            pieces.append(sentence)
-    return pieces
+            chunks.append(sentence)
+    return chunks
 
 
 def _unwrapped(text: str) -> Iterator[str]:
@@ -89,8 +89,8 @@ class SentenceSplitter:
 
     def flush(self) -> list[str]:
         """What is left, as the last sentence; nothing when it holds nothing to say."""
-        piece, self._text, self._searched = self._text.strip(), "", 0
-        return [piece] if speakable(piece) else []
+        chunk, self._text, self._searched = self._text.strip(), "", 0
+        return [chunk] if speakable(chunk) else []
 
     def _find_cut(self, text: str) -> int | None:
         """Where the first whole sentence of ``text`` ends, or where one that is too long is best broken.

@@ -61,9 +61,9 @@ def by_library(folder: Path) -> Iterator[tuple[str, Any]]:
         yield "cut", model.speak(LONG, max_seconds=3.0, seed=1).samples
         yield "template", model.speak(SHORT, template="[{speaker_id}] {text}", seed=1).samples
         said = model.speak(QUESTION, seed=5)
-        soundfile.write(folder / "anna.wav", said.samples, said.sample_rate)
-        (folder / "anna.txt").write_text(QUESTION)
-        anna = model.segment(folder / "anna.wav")
+        soundfile.write(folder / "voices" / "anna.wav", said.samples, said.sample_rate)
+        (folder / "voices" / "anna.txt").write_text(QUESTION)
+        anna = model.segment(folder / "voices" / "anna.wav")
         yield "codes of a recording", anna.codes
         for seed in (1, 2):
             yield f"in a voice, seed {seed}", model.speak(LONG, context=[anna], seed=seed).samples
@@ -98,7 +98,7 @@ def by_command(folder: Path) -> Iterator[tuple[str, Any]]:
     for name, options in (
         ("say", [SHORT, "--seed", "4"]),
         ("say long", [LONG, "--seed", "4", "--speaker-id", "1"]),
-        ("say voice", [SHORT, "--seed", "4", "--voice", str(folder / "anna.wav")]),
+        ("say voice", [SHORT, "--seed", "4", "--voice", str(folder / "voices" / "anna.wav")]),
     ):
         out = folder / "out.wav"
         subprocess.run([*COMMAND, "say", "-q", "-o", str(out), *options], check=True)
@@ -112,7 +112,7 @@ def by_command(folder: Path) -> Iterator[tuple[str, Any]]:
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """A server's address."""
-    command = [*COMMAND, "serve", "--port", "0", "--slots", "3", "--voices", str(folder)]
+    command = [*COMMAND, "serve", "--port", "0", "--slots", "3", "--voices", str(folder / "voices")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -152,6 +152,7 @@ def main() -> None:
     """Prints name and hash of every speech as JSON."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "voices").mkdir()
         found: dict[str, str] = {}
         for speeches in (by_library(folder), in_company(), by_command(folder), by_server(folder)):
             found |= {name: digest(samples) for name, samples in speeches}

@@ -1,4 +1,4 @@
-"""Takes new weights of the embedded voice: ``python tests/voice/update.py CHECKPOINT_DIR``.
+"""Takes new weights of the embedded model: ``python tests/voice/update.py CHECKPOINT_DIR``.
 
 Does all that new weights need: keeps the checkpoint (transformers' layout, one file) here in two shards,
 towers and codec, so that new towers do not store the codec again; computes the reference figures with

@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import CsmError, InputError
+from ...options import ModelOptions
 from ..figures import Figure, figure, interleave, ratio
 from ..speech import Speaking
 
@@ -39,7 +40,7 @@ class Setting:
     """What both sides do: the model's sizes, the text, the threads, and how many frames a turn makes."""
 
     model: Model
-    settings: dict[str, Any]  # that the model was opened with
+    options: ModelOptions  # that the model was opened with
     path: Path
     speaking: Speaking
     threads: int
@@ -95,13 +96,13 @@ def compare(
     *,
     warmup: int,
     rounds: int,
-    told: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> dict[str, Figure]:
     """Figures named ``peer/<name>/<what>/`` ``theirs``, ``ours`` and ``ratio`` (ours ÷ theirs, turn by turn)."""
     out: dict[str, Figure] = {}
     with pairs(name, argument, setting) as found:
         for pair in found:
-            told(f"beside {name}: {pair.what}")
+            progress(f"beside {name}: {pair.what}")
             turns = {"theirs": partial(_theirs, name, pair), "ours": partial(_ours, pair)}
             samples = interleave(turns, warmup=warmup, rounds=rounds)
             theirs, ours = (figure(samples[side]["time"], pair.unit) for side in ("theirs", "ours"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ... import _native
 from ...backends.open import open_backbone, open_depth_decoder
-from ...engine.engine import PREFILL_CHUNK
+from ...engine.scheduler import PREFILL_CHUNK
 from ...model.bundle import Bundle
 from . import Pair, Setting
 
@@ -100,7 +100,7 @@ def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> lis
 
 def _gpu_layers(setting: Setting) -> int:
     """All layers where llama.cpp may use a GPU, none with ``--cpu``."""
-    return -1 if setting.settings.get("gpu", True) else 0
+    return -1 if setting.options.gpu else 0
 
 
 def _streams(count: int) -> str:

@@ -25,9 +25,10 @@ def csm_rs(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pai
     binary, _, weights = (argument or "").partition(",")
     what = setting.speaking
     command = [_program(binary), "--cpu", "-t", what.text, "-w", "1", "-n", "1"]
-    command += ["--speaker-id", str(what.speaker), "--buffer-size", str(what.buffer_frames)]
+    command += ["--speaker-id", str(what.options.speaker), "--buffer-size", str(what.options.buffer_frames)]
     command += ["--weights-path", weights] if weights else []
-    speaking = replace(what, streams=1, seconds=speech.DEFAULT_SECONDS)  # a second, fixed in csm.rs's benchmark
+    speaking = replace(what, streams=1)
+    speaking = speaking.with_options(max_seconds=speech.DEFAULT_SECONDS)  # fixed in csm.rs's benchmark
 
     def theirs() -> float:
         said = _run(command)

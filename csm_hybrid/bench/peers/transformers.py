@@ -28,9 +28,11 @@ def transformers(setting: Setting, argument: str | None, stack: ExitStack) -> li
     logging.set_verbosity_error()  # it warns of ids that a model of other sizes cannot have
     torch.set_num_threads(setting.threads)
     model = _model(torch, CsmForConditionalGeneration, csm_config(CsmConfig, setting.model.config), kind)
-    prompt = setting.model.prompt(setting.speaking.text, setting.speaking.speaker)
+    prompt = setting.model.prompt(setting.speaking.text, setting.speaking.options.speaker)
     ids = torch.from_numpy(prompt[None, :, -1].astype("int64"))
-    speaking = replace(setting.speaking, seconds=setting.frames / setting.model.config.frame_rate, streams=1)
+    speaking = replace(setting.speaking, streams=1).with_options(
+        max_seconds=setting.frames / setting.model.config.frame_rate
+    )
     stack.enter_context(torch.inference_mode())
 
     def theirs() -> float:

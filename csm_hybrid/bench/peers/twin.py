@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ...speech import Model
 from .. import speech
@@ -13,7 +14,7 @@ from . import Pair, Setting
 def twin(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pair]:
     """A step of speech, in milliseconds; the argument is the type that the twin is quantised to."""
     path = model_of(str(setting.path), argument)
-    other = stack.enter_context(Model(path, **setting.settings, ignore_end=True))
+    other = stack.enter_context(Model(path, replace(setting.options, ignore_end=True)))
     what = setting.speaking
 
     def step(model: Model) -> float:

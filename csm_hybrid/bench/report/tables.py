@@ -212,6 +212,6 @@ def _changes(old: Document, new: Document) -> Table:
         rows = [["nothing beyond noise", "", "", "", ""]]
     moved = drift(old, new)
     if moved > SMALLEST_CHANGE:
-        same += f"; the machine's own speed differs by up to {moved:.0%}: smaller changes are not told"
+        same += f"; the machine's own speed differs by up to {moved:.0%}: smaller changes are not shown"
     note = "; ".join([same, *differences(old, new)])
     return Table(f"Since {old.created}", ["figure", "then", "now", "change", ""], rows, note)

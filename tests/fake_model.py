@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from csm_hybrid.engine.engine import Engine
+from csm_hybrid.engine.runner import Runner
 from csm_hybrid.errors import EngineError, InputError, PromptTooLong
 from csm_hybrid.model.config import Sampling
 from csm_hybrid.text.normalise import normalise
@@ -109,7 +110,7 @@ class Codec:
 
 
 class Builder:
-    """Tokens are bytes; but it counts a token for four characters, so that pieces are as long as CSM-1B's."""
+    """Tokens are bytes; but it counts a token for four characters, so that chunks are as long as CSM-1B's."""
 
     def __init__(self, template: str = "[{speaker}]{text}") -> None:
         if "{text}" not in template:
@@ -128,7 +129,7 @@ class Builder:
         return frames
 
 
-class Voice:
+class FakeModel:
     """What the server needs of a model."""
 
     def __init__(self, slots: int = 2, seconds: float = 0.0) -> None:
@@ -143,6 +144,8 @@ class Voice:
         self.backbone, self.decoder = Backbone(), Decoder(seconds)
         parts: Any = (self.config, self.backbone, Embedder(), self.decoder, Codec())
         self.engine = Engine(*parts, slots=slots)
+        self.runner = Runner(self.engine)
+        self.prefixes: Any = SimpleNamespace(limit=0)
         self.sample_rate = RATE
         self.closed = False
 
@@ -156,6 +159,7 @@ class Voice:
         return max(1, int(seconds * 12.5 + 1e-6))
 
     def close(self) -> None:
+        self.runner.stop()
         self.closed = True
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from csm_hybrid.engine.engine import Engine
-from csm_hybrid.engine.request import Request, Stream
+from csm_hybrid.engine.request import Request
+from csm_hybrid.engine.sequence import Sequence
 from csm_hybrid.errors import EngineError
 from csm_hybrid.model.config import Sampling
 
@@ -111,5 +112,5 @@ def run(machine: Engine, limit: int = 1000) -> int:
     return steps
 
 
-def heard(stream: Stream) -> list[int]:
+def heard(stream: Sequence) -> list[int]:
     return [int(chunk[0]) for chunk in stream.audio]
