@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_parts import GREEDY, Backbone, Decoder, engine, heard, request, run
+from fake_model import GREEDY, CountBackbone, CountDecoder, engine, heard, request, run
 
 from csm_hybrid.engine.request import Request
 from csm_hybrid.engine.scheduler import PREFILL_ALONE, PREFILL_CHUNK
@@ -14,8 +14,8 @@ from csm_hybrid.errors import EngineError
 
 
 @pytest.fixture
-def parts() -> tuple[Backbone, Decoder]:
-    return Backbone(), Decoder()
+def parts() -> tuple[CountBackbone, CountDecoder]:
+    return CountBackbone(), CountDecoder()
 
 
 def test_a_stream_speaks_until_the_end_frame(parts: Any) -> None:
@@ -132,7 +132,7 @@ def test_a_seed_is_made_when_none_is_given(parts: Any) -> None:
     assert len(seeds) == 4
 
 
-class Brittle(Decoder):
+class Brittle(CountDecoder):
     """Refuses a whole batch when one of its streams was fed ``bad``."""
 
     bad = 5
@@ -144,7 +144,7 @@ class Brittle(Decoder):
 
 
 def test_a_stream_that_breaks_the_decoder_leaves_alone() -> None:
-    machine = engine((Backbone(), Brittle()), slots=3)
+    machine = engine((CountBackbone(), Brittle()), slots=3)
     bad, good, other = (machine.submit(request(n)) for n in (7, 4, 5 - 1))
     run(machine)
     assert (heard(bad), bad.finish_reason) == ([6, 5], "error")

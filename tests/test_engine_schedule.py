@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_parts import GREEDY, Backbone, Config, Decoder, K, engine, heard, request, run
+from fake_model import GREEDY, CountBackbone, CountConfig, CountDecoder, K, engine, heard, request, run
 
 from csm_hybrid.engine.request import Request
 from csm_hybrid.engine.scheduler import LEAD_SECONDS, PREFILL_CHUNK
@@ -14,8 +14,8 @@ from csm_hybrid.engine.sequence import Sequence
 
 
 @pytest.fixture
-def parts() -> tuple[Backbone, Decoder]:
-    return Backbone(), Decoder()
+def parts() -> tuple[CountBackbone, CountDecoder]:
+    return CountBackbone(), CountDecoder()
 
 
 def fed_rows(stream: Sequence) -> list[int]:
@@ -60,7 +60,7 @@ def test_a_continuation_takes_over_the_slot_before_those_that_wait(parts: Any) -
 
 
 # Frames that put a speech well ahead of a listener who has heard nothing yet.
-AHEAD = int(LEAD_SECONDS * Config.frame_rate) + 1
+AHEAD = int(LEAD_SECONDS * CountConfig.frame_rate) + 1
 
 
 def test_a_speech_well_ahead_of_its_listener_lets_others_begin(parts: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_parts import K, request
+from fake_model import K, request
 
 from csm_hybrid.engine.history import continuation, spoken_frames
 from csm_hybrid.engine.request import Request

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_parts import FRAME_SAMPLES, Backbone, Decoder, engine, request
+from fake_model import FRAME_SAMPLES, CountBackbone, CountDecoder, engine, request
 from support import WAIT
 
 from csm_hybrid.engine.runner import Admission, EngineClosed, QueueFull, Runner, Utterance, WaitedTooLong
@@ -24,7 +24,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-class Gate(Decoder):
+class Gate(CountDecoder):
     """Makes a frame only when it is let to."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ def decoder() -> Gate:
 
 @pytest.fixture
 def runner(decoder: Gate) -> Iterator[Runner]:
-    made = Runner(engine((Backbone(), decoder)))
+    made = Runner(engine((CountBackbone(), decoder)))
     yield made
     decoder.let.release(10_000)
     made.stop()
@@ -126,7 +126,7 @@ def test_the_end_of_the_engine_ends_all_and_takes_no_more(runner: Runner, decode
 
 def test_an_engine_that_never_spoke_has_no_thread_to_stop() -> None:
     before = threading.active_count()
-    runner = Runner(engine((Backbone(), Decoder())))
+    runner = Runner(engine((CountBackbone(), CountDecoder())))
     assert runner.alive
     runner.stop()
     assert threading.active_count() == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_parts import WIDTH, request
+from fake_model import COUNT_WIDTH, request
 
 from csm_hybrid.engine.scheduler import LEAD_SECONDS, PREFILL_ALONE, PREFILL_CHUNK, Scheduler
 from csm_hybrid.engine.sequence import Sequence
@@ -58,7 +58,7 @@ def test_one_that_goes_on_is_outranked_only_when_its_listener_has_enough() -> No
 
 def speaking() -> Sequence:
     one = sequence(0, dry_at=100.0)
-    one.next_input = np.zeros((1, WIDTH), np.float32)
+    one.next_input = np.zeros((1, COUNT_WIDTH), np.float32)
     return one
 
 
