@@ -15,7 +15,7 @@
 #include "llama_tower.h"
 #include "products.h"
 #include "sampler.h"
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 #include "weights.h"
 
 namespace csm {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 
 namespace csm {
 

@@ -6,7 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "products.h"
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 #include "weights.h"
 
 namespace csm {

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "kv_cache.h"
+#include "foundation/kv_cache.h"
 #include "lap_timer.h"
 #include "products.h"
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 #include "weights.h"
 
 namespace csm {

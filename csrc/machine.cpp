@@ -11,7 +11,7 @@
 
 #include <sys/mman.h>
 
-#include "isa.h"
+#include "foundation/isa.h"
 #include "kernels/machine_kernels.h"
 
 namespace csm {

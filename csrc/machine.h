@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 
 namespace csm {
 

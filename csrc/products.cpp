@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "quant_blocks.h"
+#include "foundation/quant_blocks.h"
 
 namespace csm {
 

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "pieces.h"
-#include "thread_pool.h"
+#include "foundation/work_stealing.h"
+#include "foundation/thread_pool.h"
 
 namespace csm {
 

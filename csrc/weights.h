@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "quant_blocks.h"
-#include "thread_pool.h"
+#include "foundation/quant_blocks.h"
+#include "foundation/thread_pool.h"
 
 namespace csm {
 

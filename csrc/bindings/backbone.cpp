@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <memory>
 
-#include "../backbone.h"
-#include "arrays.h"
-#include "bindings.h"
-#include "released.h"
-#include "tensors.h"
+#include "backbone.h"
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "bindings/released.h"
+#include "bindings/tensors.h"
 
 namespace py = pybind11;
 

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "../codebook_decoder.h"
-#include "../linear.h"
-#include "arrays.h"
-#include "bindings.h"
-#include "released.h"
-#include "tensors.h"
+#include "codebook_decoder.h"
+#include "linear.h"
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "bindings/released.h"
+#include "bindings/tensors.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
 // The codec's kernels one by one, for tests and benchmarks.
-#include "bindings.h"
+#include "bindings/bindings.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -8,7 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "isa.h"
+#include "foundation/isa.h"
 #include "mimi/matrix.h"
 
 namespace py = pybind11;

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "../isa.h"
-#include "../kernels/kernels.h"
-#include "../weights.h"
-#include "arrays.h"
-#include "bindings.h"
+#include "foundation/isa.h"
+#include "kernels/kernels.h"
+#include "weights.h"
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
-#include "bindings.h"
-#include "released.h"
+#include "bindings/bindings.h"
+#include "bindings/released.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -11,7 +11,7 @@
 
 #include "mimi/decoder.h"
 #include "mimi/encoder.h"
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 
 namespace py = pybind11;
 

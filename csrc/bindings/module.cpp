@@ -1,10 +1,10 @@
-#include "bindings.h"
-#include "released.h"
+#include "bindings/bindings.h"
+#include "bindings/released.h"
 
 #include <pybind11/stl.h>
 
-#include "isa.h"
-#include "thread_pool.h"
+#include "foundation/isa.h"
+#include "foundation/thread_pool.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "released.h"
+#include "bindings/released.h"
 
 #include <atomic>
 #include <chrono>

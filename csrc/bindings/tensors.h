@@ -6,8 +6,8 @@
 #include <map>
 #include <string>
 
-#include "../weights.h"
-#include "arrays.h"
+#include "weights.h"
+#include "bindings/arrays.h"
 
 namespace csm {
 

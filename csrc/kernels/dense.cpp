@@ -1,6 +1,6 @@
 #include "kernels/dense.h"
 
-#include "isa.h"
+#include "foundation/isa.h"
 
 namespace csm {
 

@@ -12,7 +12,7 @@
 
 namespace csm {
 
-enum class Isa : int;  // csrc/isa.h
+enum class Isa : int;  // foundation/isa.h
 
 // `count` rows in blocks of `per_block` (a block is one stream): row r starts at
 // base + (r / per_block) * block_stride + (r % per_block) * row_stride, in floats.
@@ -100,7 +100,7 @@ int dense_panels(const DenseKernels &kernels, int n);
 // Elements that its packed data take.
 size_t dense_packed_size(const DenseKernels &kernels, int n, int k);
 
-// The table of an instruction set, and of the one in force (csrc/isa.h).
+// The table of an instruction set, and of the one in force (foundation/isa.h).
 const DenseKernels &dense_kernels(Isa isa);
 const DenseKernels &dense_kernels();
 

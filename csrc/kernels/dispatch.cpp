@@ -1,7 +1,7 @@
 #include <stdexcept>
 
-#include "../isa.h"
-#include "kernels.h"
+#include "foundation/isa.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 

@@ -1,18 +1,19 @@
 // Products of packed weight matrices with activation vectors, and the vector operations between them:
 // the contract that every instruction set fulfils, and the table through which they are called.
 //
-// The files that implement it are compiled for one instruction set each. They include nothing but this header
-// (and the .inc files) and keep everything else internal, so that no inline function compiled
+// The files that implement it are compiled for one instruction set each. They include nothing but this header, the enum
+// of types and the .inc files, and keep everything else internal, so that no inline function compiled
 // for a newer CPU can be picked by the linker for an older one.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "foundation/tensor_type.h"
+
 namespace csm {
 
 enum class Isa;
-enum class TensorType : std::int32_t;
 
 constexpr int kGroup = 16;  // rows interleaved in a packed matrix
 constexpr int kLine = 64;   // alignment of a packed panel, bytes
@@ -87,7 +88,7 @@ struct KernelTable {
   void (*add_scaled)(float a, const float *x, int n, float *y);
 };
 
-// The table of the instruction set in force (isa.h); throws as active_isa() does.
+// The table of the instruction set in force (foundation/isa.h); throws as active_isa() does.
 const KernelTable &kernels();
 
 // The table of one instruction set; the caller makes sure that the CPU has it.

@@ -1,9 +1,9 @@
-#include "pack.h"
+#include "kernels/pack.h"
 
 #include <cstring>
 #include <utility>
 
-#include "../quant_blocks.h"
+#include "foundation/quant_blocks.h"
 
 namespace csm {
 namespace {

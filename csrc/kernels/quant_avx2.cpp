@@ -1,16 +1,16 @@
 // AVX2, FMA and F16C: a register holds 8 of a panel's 16 rows; products of bytes are summed in pairs to 16 bits.
 #include <immintrin.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
 
 constexpr int kQuantTile = 4;  // with 8-bit weights 8 sums of 16 bits, 2 nibbles and their input: 11 of 16 registers
 
-#include "quant_avx2.inc"
-#include "vector_ops.inc"
-#include "quantise_x86.inc"
+#include "kernels/quant_avx2.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_x86.inc"
 
 struct Words {
   __m256i v;
@@ -23,8 +23,8 @@ inline Ints widen(Words sums) {
 }
 inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
 
-#include "sums_i16.inc"
-#include "product.inc"
+#include "kernels/sums_i16.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

@@ -2,18 +2,18 @@
 // VNNI and no AVX-512.
 #include <immintrin.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
 
 constexpr int kQuantTile = 4;  // for each vector a sum and an accumulator, with one line of weights: 9 of 16 registers
 
-#include "quant_avx2.inc"
-#include "vector_ops.inc"
-#include "quantise_x86.inc"
+#include "kernels/quant_avx2.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_x86.inc"
 
-#include "sums_i32.inc"
+#include "kernels/sums_i32.inc"
 
 constexpr int kDotLines = 1;
 
@@ -28,7 +28,7 @@ inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
   sum.v = add_dot(sum.v, w[0], splat_columns(q));
 }
 
-#include "product.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

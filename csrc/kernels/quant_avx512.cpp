@@ -1,14 +1,14 @@
 // AVX-512 without VNNI: products of bytes are summed in pairs to 16 bits (vpmaddubsw), then to 32 bits.
 #include <immintrin.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
 
-#include "quant_avx512.inc"
-#include "vector_ops.inc"
-#include "quantise_x86.inc"
+#include "kernels/quant_avx512.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_x86.inc"
 
 struct Words {
   __m512i v;
@@ -22,8 +22,8 @@ inline Ints widen(Words sums) {
   return {_mm512_madd_epi16(sums.v, _mm512_set1_epi16(factor))};
 }
 
-#include "sums_i16.inc"
-#include "product.inc"
+#include "kernels/sums_i16.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

@@ -1,16 +1,16 @@
 // AVX-512 with VNNI: four products of bytes and their sum in one instruction.
 #include <immintrin.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
 
-#include "quant_avx512.inc"
-#include "vector_ops.inc"
-#include "quantise_x86.inc"
+#include "kernels/quant_avx512.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_x86.inc"
 
-#include "sums_i32.inc"
+#include "kernels/sums_i32.inc"
 
 constexpr int kDotLines = 4;
 
@@ -19,7 +19,7 @@ inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
   for (int l = 0; l < kDotLines; ++l) sum.v = _mm512_dpbusd_epi32(sum.v, w[l], _mm512_set1_epi32(load_i32(q + 4 * l)));
 }
 
-#include "product.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

@@ -1,7 +1,7 @@
 // AArch64 baseline NEON: products of bytes widen to 16 bits and are added in pairs.
 #include <arm_neon.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
@@ -19,11 +19,11 @@ inline int32x4_t dot_rows(int32x4_t acc, const int8x16_t *rows, int8x16_t x) {
   return acc;
 }
 
-#include "quant_neon.inc"
-#include "vector_ops.inc"
-#include "quantise_lanes.inc"
+#include "kernels/quant_neon.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_lanes.inc"
 
-#include "product.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

@@ -1,7 +1,7 @@
 // NEON with the dot-product extension: four products of bytes and their sum in one instruction.
 #include <arm_neon.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
@@ -13,11 +13,11 @@ inline int32x4_t dot_rows(int32x4_t acc, const int8x16_t *rows, int8x16_t x) {
   return vdotq_laneq_s32(acc, rows[3], x, 3);
 }
 
-#include "quant_neon.inc"
-#include "vector_ops.inc"
-#include "quantise_lanes.inc"
+#include "kernels/quant_neon.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_lanes.inc"
 
-#include "product.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // The reference and the fallback: the architecture's baseline, no intrinsics.
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 namespace {
@@ -19,8 +19,8 @@ struct Floats {
   float v[16];
 };
 
-#include "vector_ops.inc"
-#include "quantise_lanes.inc"
+#include "kernels/vector_ops.inc"
+#include "kernels/quantise_lanes.inc"
 
 inline Bytes load_bytes(const std::uint8_t *p) {
   Bytes b;
@@ -43,7 +43,7 @@ inline Bytes merge_bits(Bytes b, const Bytes &plane) {
   }
   return b;
 }
-#include "sums_i32.inc"
+#include "kernels/sums_i32.inc"
 template <int bits, int j>
 inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
   for (int l = 0; l < kDotLines; ++l)
@@ -120,7 +120,7 @@ inline Floats load_i8(const std::uint8_t *p) {
 }
 inline void store(float *p, const Floats &a) { __builtin_memcpy(p, a.v, sizeof a.v); }
 
-#include "product.inc"
+#include "kernels/product.inc"
 
 }  // namespace
 

@@ -4,7 +4,7 @@
 #include "kernels/dense.h"
 #include "mimi/matrix.h"
 #include "mimi/profile.h"
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 
 namespace csm::mimi {
 

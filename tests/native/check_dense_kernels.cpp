@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "isa.h"
+#include "foundation/isa.h"
 #include "kernels/dense.h"
 #include "mimi/matrix.h"
 

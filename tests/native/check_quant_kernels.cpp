@@ -5,10 +5,10 @@
 #include <cstring>
 #include <vector>
 
-#include "isa.h"
+#include "foundation/isa.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
-#include "quant_blocks.h"
+#include "foundation/quant_blocks.h"
 
 using namespace csm;
 

@@ -1,4 +1,4 @@
-#include "isa.h"
+#include "foundation/isa.h"
 
 #include <cstdlib>
 #include <stdexcept>

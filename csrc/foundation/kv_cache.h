@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "kernels/kernels.h"
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 
 namespace csm {
 

@@ -1,4 +1,4 @@
-#include "quant_blocks.h"
+#include "foundation/quant_blocks.h"
 
 #include <cstring>
 

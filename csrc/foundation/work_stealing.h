@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "thread_pool.h"
+#include "foundation/thread_pool.h"
 
 namespace csm {
 

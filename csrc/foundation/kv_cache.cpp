@@ -1,11 +1,11 @@
-#include "kv_cache.h"
+#include "foundation/kv_cache.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
 
-#include "quant_blocks.h"
+#include "foundation/quant_blocks.h"
 
 namespace csm {
 namespace {

@@ -5,25 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "foundation/tensor_type.h"
+
 namespace csm {
 
 using f16_bits = std::uint16_t;
 using bf16_bits = std::uint16_t;
-
-// GGML's type ids (ggml.h, enum ggml_type).
-enum class TensorType : std::int32_t {
-  f32 = 0,
-  f16 = 1,
-  q4_0 = 2,
-  q4_1 = 3,
-  q5_0 = 6,
-  q5_1 = 7,
-  q8_0 = 8,
-  q4_K = 12,
-  q5_K = 13,
-  q6_K = 14,
-  bf16 = 30,
-};
 
 constexpr int kBlock = 32;        // weights in a plain block
 constexpr int kSuperBlock = 256;  // weights in a K-quant's superblock
