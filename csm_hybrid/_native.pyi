@@ -156,7 +156,7 @@ class CodebookDecoder:
 
 # ---- single kernels, for tests and benchmarks (kernels.cpp) ----
 
-def kernel_product(
+def kernel_matmul(
     *, isa: str, data: NDArray[np.uint8], type: int, rows: int, cols: int, x: NDArray[np.float32]
 ) -> NDArray[np.float32]: ...
 def kernel_round(*, isa: str, x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]: ...
@@ -164,7 +164,7 @@ def kernel_vector(*, isa: str, name: str, a: NDArray[np.float32], b: NDArray[np.
 
 # ---- the codec's kernels, for tests and benchmarks (dense.cpp) ----
 
-def dense_product(
+def dense_matmul(
     *,
     isa: str,
     x: NDArray[np.float32],

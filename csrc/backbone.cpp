@@ -14,7 +14,7 @@ constexpr int kPass = 64;
 
 Backbone::Backbone(const TowerConfig &config, int vocab, int sequences, const TensorMap &tensors,
                    std::shared_ptr<ThreadPool> pool, const KernelTable &kernels)
-    : pool_(std::move(pool)), products_(*pool_, kernels) {
+    : pool_(std::move(pool)), matmul_(*pool_, kernels) {
   config.check();
   check_size("vocab", vocab);
   check_size("sequences", sequences);
@@ -99,7 +99,7 @@ void Backbone::run(int n, const float *embeddings, float *hidden, float *logits)
   const int m = static_cast<int>(read_.size());
   timer_.start(timed_);
   pool_->run([&](int member) {
-    const Range mine = products_.vectors_of(member, n);
+    const Range mine = matmul_.vectors_of(member, n);
     for (int i = mine.begin; i < mine.end; ++i)
       std::copy_n(embeddings + static_cast<std::ptrdiff_t>(i) * config().width, config().width, tower_->stream().row(i));
     pool_->barrier();
@@ -115,12 +115,12 @@ void Backbone::run(int n, const float *embeddings, float *hidden, float *logits)
 void Backbone::finish(int member, int m, float *hidden, float *logits) {
   tower_->final_norm(member, m, read_.data(), quantised(head_), last_);
   pool_->barrier();
-  products_.multiply(member, head_, tower_->first_matrix(), last_, m, logits_, [&](Range rows) {
+  matmul_.multiply(member, head_, tower_->first_matrix(), last_, m, logits_, [&](Range rows) {
     for (int i = 0; i < m; ++i)
       std::copy(logits_.row(i) + rows.begin, logits_.row(i) + rows.end,
                 logits + static_cast<std::ptrdiff_t>(i) * vocab() + rows.begin);
   });
-  const Range mine = products_.vectors_of(member, m);
+  const Range mine = matmul_.vectors_of(member, m);
   for (int i = mine.begin; i < mine.end; ++i)
     std::copy_n(last_.row(i), config().width, hidden + static_cast<std::ptrdiff_t>(i) * config().width);
 }

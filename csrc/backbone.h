@@ -67,7 +67,7 @@ class Backbone {
   void finish(int member, int m, float *hidden, float *logits);
 
   std::shared_ptr<ThreadPool> pool_;
-  Products products_;
+  MatMul matmul_;
   std::unique_ptr<LlamaTower> tower_;
   PanelMatrix head_{};               // (vocab, width)
   WeightArena arena_;                // owns what the head points to

@@ -89,7 +89,7 @@ void CodebookDecoder::logits(int streams, const float *hidden, const std::int32_
       run_tower(member, steps, 1);
       for (int codebook = 1; codebook < c.codebooks; ++codebook) {
         head(member, steps, codebook, codebook);
-        const Range mine = products_.vectors_of(member, steps.streams);
+        const Range mine = matmul_.vectors_of(member, steps.streams);
         for (int b = mine.begin; b < mine.end; ++b) {
           const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(first + b) * (c.codebooks - 1) + codebook - 1;
           std::copy_n(logits_.row(b), c.vocab, out + place * c.vocab);
@@ -112,14 +112,14 @@ DecoderParts CodebookDecoder::parts() const {
 }
 
 void CodebookDecoder::put_hidden(int member, const Steps &steps, const float *hidden) {
-  const Range mine = products_.vectors_of(member, steps.streams);
+  const Range mine = matmul_.vectors_of(member, steps.streams);
   for (int b = mine.begin; b < mine.end; ++b)
     std::copy_n(hidden + static_cast<std::ptrdiff_t>(b) * config_.input_width, config_.input_width,
                 input_.row(b * steps.count));
 }
 
 void CodebookDecoder::put_embeddings(int member, const Steps &steps, int step, int codebook, const std::int32_t *codes) {
-  const Range mine = products_.vectors_of(member, steps.streams);
+  const Range mine = matmul_.vectors_of(member, steps.streams);
   for (int b = mine.begin; b < mine.end; ++b) {
     const std::int64_t code = codes[static_cast<std::ptrdiff_t>(b) * config_.codebooks + codebook];
     audio_embd_.row(code + std::int64_t{codebook} * config_.vocab, input_.row(b * steps.count + step));
@@ -128,7 +128,7 @@ void CodebookDecoder::put_embeddings(int member, const Steps &steps, int step, i
 
 void CodebookDecoder::draw(int member, int streams, const float *logits, std::ptrdiff_t stride, Sampler *const *samplers,
                            int codebook, std::int32_t *codes) {
-  const Range mine = products_.vectors_of(member, streams);
+  const Range mine = matmul_.vectors_of(member, streams);
   for (int b = mine.begin; b < mine.end; ++b)
     codes[static_cast<std::ptrdiff_t>(b) * config_.codebooks + codebook] =
         samplers[b]->sample(logits + b * stride, config_.vocab, codebook);
@@ -137,11 +137,11 @@ void CodebookDecoder::draw(int member, int streams, const float *logits, std::pt
 void CodebookDecoder::project(int member, const Steps &steps) {
   pool_->barrier();
   if (quantised(projection_)) {
-    products_.round(member, steps.vectors(), input_);
+    matmul_.round(member, steps.vectors(), input_);
     pool_->barrier();
   }
   // Straight into the residual stream: its rows are panels wide.
-  products_.multiply(member, projection_, tower_->first_matrix(), input_, steps.vectors(), tower_->stream());
+  matmul_.multiply(member, projection_, tower_->first_matrix(), input_, steps.vectors(), tower_->stream());
   pool_->barrier();
 }
 
@@ -155,7 +155,7 @@ void CodebookDecoder::head(int member, const Steps &steps, int step, int codeboo
   tower_->final_norm(member, steps.streams, read_.data() + static_cast<std::ptrdiff_t>(step) * steps.streams,
                      quantised(matrix), last_);
   pool_->barrier();
-  products_.multiply(member, matrix, projection_, last_, steps.streams, logits_);
+  matmul_.multiply(member, matrix, projection_, last_, steps.streams, logits_);
   pool_->barrier();
 }
 

@@ -13,7 +13,7 @@
 #include "kernels/kernels.h"
 #include "lap_timer.h"
 #include "llama_tower.h"
-#include "products.h"
+#include "matmul.h"
 #include "sampler.h"
 #include "foundation/thread_pool.h"
 #include "weights.h"
@@ -85,7 +85,7 @@ class CodebookDecoder {
 
   DecoderConfig config_;
   std::shared_ptr<ThreadPool> pool_;
-  Products products_;
+  MatMul matmul_;
   std::unique_ptr<LlamaTower> tower_;
   EmbeddingTable audio_embd_{};      // (K V, input_width)
   PanelMatrix projection_{};         // (width, input_width)

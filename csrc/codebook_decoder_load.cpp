@@ -18,7 +18,7 @@ void DecoderConfig::check() const {
 
 CodebookDecoder::CodebookDecoder(const DecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
                                  const KernelTable &kernels)
-    : config_(config), pool_(std::move(pool)), products_(*pool_, kernels) {
+    : config_(config), pool_(std::move(pool)), matmul_(*pool_, kernels) {
   const DecoderConfig &c = config_;
   c.check();
 

@@ -6,7 +6,7 @@ namespace csm {
 
 Linear::Linear(const TensorSource &tensor, int rows, int cols, std::shared_ptr<ThreadPool> pool,
                const KernelTable &kernels)
-    : pool_(std::move(pool)), products_(*pool_, kernels) {
+    : pool_(std::move(pool)), matmul_(*pool_, kernels) {
   const TensorMap map{{"data", tensor}};
   TensorReader reader(map);
   reader.take("data", {rows, cols});
@@ -20,12 +20,12 @@ void Linear::multiply(int n, const float *x, float *y) {
   in_.resize(matrix_.cols, n);
   out_.resize(matrix_.rows, n);
   pool_->run([&](int member) {
-    const Range mine = products_.vectors_of(member, n);
+    const Range mine = matmul_.vectors_of(member, n);
     for (int b = mine.begin; b < mine.end; ++b)
       std::copy_n(x + static_cast<std::ptrdiff_t>(b) * matrix_.cols, matrix_.cols, in_.row(b));
-    if (quantised(matrix_)) products_.round(member, n, in_);
+    if (quantised(matrix_)) matmul_.round(member, n, in_);
     pool_->barrier();
-    products_.multiply(member, matrix_, matrix_, in_, n, out_, [&](Range rows) {
+    matmul_.multiply(member, matrix_, matrix_, in_, n, out_, [&](Range rows) {
       for (int b = 0; b < n; ++b)
         std::copy(out_.row(b) + rows.begin, out_.row(b) + rows.end,
                   y + static_cast<std::ptrdiff_t>(b) * matrix_.rows + rows.begin);

@@ -5,7 +5,7 @@
 #include <mutex>
 
 #include "kernels/kernels.h"
-#include "products.h"
+#include "matmul.h"
 #include "foundation/thread_pool.h"
 #include "weights.h"
 
@@ -25,7 +25,7 @@ class Linear {
 
  private:
   std::shared_ptr<ThreadPool> pool_;
-  Products products_;
+  MatMul matmul_;
   WeightArena arena_;
   PanelMatrix matrix_;
   Activations in_;   // (n, cols)

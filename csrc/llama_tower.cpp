@@ -30,7 +30,7 @@ void LlamaTower::reserve(int n) {
   gate_.resize(c.ffn, n);
   up_.resize(c.ffn, n);
   hidden_.resize(c.ffn, n);
-  scratch_.resize(static_cast<std::size_t>(products_.members()));
+  scratch_.resize(static_cast<std::size_t>(matmul_.members()));
   const auto tile = static_cast<std::size_t>(std::max(kTile, c.heads / c.kv_heads));
   for (Scratch &s : scratch_) {
     s.queries.resize(tile * static_cast<std::size_t>(c.head_dim));
@@ -46,24 +46,24 @@ void LlamaTower::forward(int member, const std::vector<TowerSpan> &spans, int n,
     const TowerLayer &layer = layers_[index];
     const bool last = index + 1 == layers_.size();
     normalise(member, n, nullptr, layer.attn_norm, any_quantised({&layer.q, &layer.k, &layer.v}), normed_);
-    products_.barrier();
+    matmul_.barrier();
     attention_inputs(member, spans, n, static_cast<int>(index));
-    products_.barrier();
+    matmul_.barrier();
     attend(member, spans, static_cast<int>(index));
-    products_.barrier();
+    matmul_.barrier();
     if (quantised(layer.o)) {
-      products_.round(member, n, attended_);
-      products_.barrier();
+      matmul_.round(member, n, attended_);
+      matmul_.barrier();
     }
-    add_product(member, n, layer.o, layer.gate, attended_);
-    products_.barrier();
+    add_matmul(member, n, layer.o, layer.gate, attended_);
+    matmul_.barrier();
     timer.lap(member, parts.attention);
     normalise(member, n, nullptr, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), normed_);
-    products_.barrier();
+    matmul_.barrier();
     feed_forward(member, n, layer);
-    products_.barrier();
-    add_product(member, n, layer.down, last ? after : layers_[index + 1].q, hidden_);
-    products_.barrier();
+    matmul_.barrier();
+    add_matmul(member, n, layer.down, last ? after : layers_[index + 1].q, hidden_);
+    matmul_.barrier();
     timer.lap(member, parts.feed_forward);
   }
 }
@@ -81,16 +81,16 @@ void LlamaTower::attention_inputs(int member, const std::vector<TowerSpan> &span
     for (const TowerSpan &span : spans)
       for (int step = 0; step < span.count; ++step) work(*span.cache, span.first + step, span.position + step);
   };
-  products_.multiply(member, layer.q, layer.k, normed_, n, q_, [&](Range rows) {
+  matmul_.multiply(member, layer.q, layer.k, normed_, n, q_, [&](Range rows) {
     each_vector([&](KvCache &, int vector, int position) { rotate(q_.row(vector), rows, position); });
   });
-  products_.multiply(member, layer.k, layer.v, normed_, n, k_, [&](Range rows) {
+  matmul_.multiply(member, layer.k, layer.v, normed_, n, k_, [&](Range rows) {
     each_vector([&](KvCache &cache, int vector, int position) {
       rotate(k_.row(vector), rows, position);
       cache.store_keys(layer_index, position, rows, k_.row(vector));
     });
   });
-  products_.multiply(member, layer.v, layer.o, normed_, n, v_, [&](Range rows) {
+  matmul_.multiply(member, layer.v, layer.o, normed_, n, v_, [&](Range rows) {
     each_vector([&](KvCache &cache, int vector, int position) {
       cache.store_values(layer_index, position, rows, v_.row(vector));
     });
@@ -101,9 +101,9 @@ void LlamaTower::attention_inputs(int member, const std::vector<TowerSpan> &span
 void LlamaTower::attend(int member, const std::vector<TowerSpan> &spans, int layer) {
   const TowerConfig &c = config_;
   const int sharing = c.heads / c.kv_heads;
-  const int heads = static_cast<int>(spans.size()) * c.kv_heads >= products_.members() ? sharing : 1;
+  const int heads = static_cast<int>(spans.size()) * c.kv_heads >= matmul_.members() ? sharing : 1;
   const int units = c.heads / heads;
-  const Range mine = share(static_cast<int>(spans.size()) * units, member, products_.members());
+  const Range mine = share(static_cast<int>(spans.size()) * units, member, matmul_.members());
   for (int unit = mine.begin; unit < mine.end; ++unit)
     attend_heads(member, spans[static_cast<std::size_t>(unit / units)], layer, unit % units * heads, heads);
 }
@@ -131,14 +131,14 @@ void LlamaTower::attend_tile(int member, const TowerSpan &span, int layer, int f
     for (int d = 0; d < dim; ++d) out[d] = scale * query[d];
   }
   const PanelMatrix keys = span.cache->keys(layer, kv_head, count), values = span.cache->values(layer, kv_head, count);
-  kernels_.product_float(keys, 0, keys.groups(), s.queries.data(), dim, n, s.scores.data(), stride, values.panels);
+  kernels_.matmul_float(keys, 0, keys.groups(), s.queries.data(), dim, n, s.scores.data(), stride, values.panels);
   for (int i = 0; i < n; ++i) {
     const int seen = span.position + step + i / heads + 1;
     float *scores = own(s.scores, i, stride);
     kernels_.softmax(scores, seen);
     std::fill(scores + seen, scores + count, 0.0f);
   }
-  kernels_.product_float(values, 0, values.groups(), s.scores.data(), stride, n, s.sums.data(), sum_stride, keys.panels);
+  kernels_.matmul_float(values, 0, values.groups(), s.scores.data(), stride, n, s.sums.data(), sum_stride, keys.panels);
   for (int i = 0; i < n; ++i)
     std::copy_n(own(s.sums, i, sum_stride), dim,
                 attended_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim);
@@ -164,7 +164,7 @@ void LlamaTower::rotate(float *vector, Range rows, int position) const {
 // hidden = silu(gate x) * (up x); pieces are whole blocks, so that a member can round what it has made.
 void LlamaTower::feed_forward(int member, int n, const TowerLayer &layer) {
   const bool rounded = quantised(layer.down);
-  products_.multiply_pair(member, layer.gate, layer.up, layer.down, normed_, n, gate_, up_, [&](Range rows) {
+  matmul_.multiply_pair(member, layer.gate, layer.up, layer.down, normed_, n, gate_, up_, [&](Range rows) {
     const int count = rows.end - rows.begin;
     for (int vector = 0; vector < n; ++vector) {
       float *out = hidden_.row(vector) + rows.begin;
@@ -178,7 +178,7 @@ void LlamaTower::feed_forward(int member, int n, const TowerLayer &layer) {
 // out[i] = the norm of residual vector vectors[i] (i where null), for the member's share of i < n.
 void LlamaTower::normalise(int member, int n, const int *vectors, const std::vector<float> &weight, bool rounded,
                            Activations &out) {
-  const Range mine = products_.vectors_of(member, n);
+  const Range mine = matmul_.vectors_of(member, n);
   for (int i = mine.begin; i < mine.end; ++i) {
     kernels_.rms_norm(x_.row(vectors == nullptr ? i : vectors[i]), weight.data(), config_.width, config_.norm_eps, out.row(i));
     if (rounded) kernels_.quantise(out.row(i), config_.width / kBlock, &out.blocks[static_cast<std::size_t>(i)], n);
@@ -186,8 +186,8 @@ void LlamaTower::normalise(int member, int n, const int *vectors, const std::vec
 }
 
 // Residual stream += matrix in.
-void LlamaTower::add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
-  products_.multiply(member, matrix, next, in, n, sum_, [&](Range rows) {
+void LlamaTower::add_matmul(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
+  matmul_.multiply(member, matrix, next, in, n, sum_, [&](Range rows) {
     for (int vector = 0; vector < n; ++vector)
       kernels_.add_scaled(1.0f, sum_.row(vector) + rows.begin, rows.end - rows.begin, x_.row(vector) + rows.begin);
   });

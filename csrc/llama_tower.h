@@ -11,7 +11,7 @@
 #include "kernels/kernels.h"
 #include "foundation/kv_cache.h"
 #include "lap_timer.h"
-#include "products.h"
+#include "matmul.h"
 #include "foundation/thread_pool.h"
 #include "weights.h"
 
@@ -109,7 +109,7 @@ class LlamaTower {
   void attend_tile(int member, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps);
   void feed_forward(int member, int n, const TowerLayer &layer);
   void normalise(int member, int n, const int *vectors, const std::vector<float> &weight, bool rounded, Activations &out);
-  void add_product(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
+  void add_matmul(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
   void rotate(float *vector, Range rows, int position) const;
 
   struct Scratch {                   // of one member, for a tile of attention
@@ -119,7 +119,7 @@ class LlamaTower {
   };
 
   TowerConfig config_;
-  Products products_;
+  MatMul matmul_;
   const KernelTable &kernels_;
   std::vector<TowerLayer> layers_;
   std::vector<float> output_norm_;   // (width,)

@@ -59,7 +59,7 @@ TowerSources TowerSources::take(TensorReader &reader, const TowerConfig &c) {
 }
 
 LlamaTower::LlamaTower(const TowerConfig &config, const TowerSources &sources, ThreadPool &pool, const KernelTable &kernels)
-    : config_(config), products_(pool, kernels), kernels_(kernels) {
+    : config_(config), matmul_(pool, kernels), kernels_(kernels) {
   std::size_t bytes = 0;
   for (const TowerSources::Layer &s : sources.layers)
     for (const TensorSource *matrix : {s.q, s.k, s.v, s.o, s.gate, s.up, s.down}) bytes += packed_bytes(matrix);

@@ -49,7 +49,7 @@ def test_product(isa: str, shape: tuple[int, int, int]) -> None:
     """K multiply-adds and a bias, in any order: error at most (K + 2) u sum |x| |w| (Higham, ch. 3)."""
     m, n, k = shape
     x, w, bias = _floats(m, k), _floats(n, k) * 0.5, _floats(n)
-    raw, _ = _native.dense_product(isa=isa, x=x, w=w, bias=bias)
+    raw, _ = _native.dense_matmul(isa=isa, x=x, w=w, bias=bias)
     expected = x.astype(np.float64) @ w.astype(np.float64).T + bias
     bound = (k + 2) * UNIT * (np.abs(x).astype(np.float64) @ np.abs(w).T + np.abs(bias))
     assert _within(raw, expected, bound)
@@ -63,8 +63,8 @@ def test_half_precision_weights_are_their_values(isa: str, shape: tuple[int, int
     half = (_floats(n, k) * 0.5).astype(np.float16)
     half.ravel()[::3] *= np.float16(1e-6)
     x, bias = _floats(m, k), _floats(n)
-    got, _ = _native.dense_product(isa=isa, x=x, w=half, bias=bias)
-    expected, _ = _native.dense_product(isa=isa, x=x, w=half.astype(np.float32), bias=bias)
+    got, _ = _native.dense_matmul(isa=isa, x=x, w=half, bias=bias)
+    expected, _ = _native.dense_matmul(isa=isa, x=x, w=half.astype(np.float32), bias=bias)
     assert np.array_equal(got, expected)
 
 
@@ -74,7 +74,7 @@ def test_half_precision_weights_are_their_values(isa: str, shape: tuple[int, int
 def test_epilogue(isa: str, activation: str, scaled: bool) -> None:
     m, n, k = 9, 45, 11
     x, w, bias, skip, scale = _floats(m, k), _floats(n, k), _floats(n), _floats(m, n), _floats(n)
-    raw, active = _native.dense_product(
+    raw, active = _native.dense_matmul(
         isa=isa, x=x, w=w, bias=bias, skip=skip, scale=scale if scaled else None, activation=activation
     )
     factor = scale if scaled else np.ones_like(scale)
@@ -95,7 +95,7 @@ def test_activations_over_their_range(isa: str, activation: str, function) -> No
     values = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-1, 1, 4001), [1e-30, -1e-30, 0.0, -0.0]])
     x = values.astype(np.float32).reshape(-1, 1)
     w, bias = np.ones((2, 1), np.float32), np.zeros(2, np.float32)
-    _, active = _native.dense_product(isa=isa, x=x, w=w, bias=bias, activation=activation)
+    _, active = _native.dense_matmul(isa=isa, x=x, w=w, bias=bias, activation=activation)
     expected = np.repeat(function(x.astype(np.float64)), 2, 1)
     assert _within(active, expected, FUNCTION_ERROR * np.maximum(1, np.abs(expected)))
     small = np.abs(x[:, 0]) < 0.1
@@ -133,4 +133,4 @@ def test_attention(isa: str, slots: int, dim: int) -> None:
 def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
     x = np.ones((1, 1), np.float32)
     with pytest.raises(ValueError, match="unknown instruction set 'sse9'"):
-        _native.dense_product(isa="sse9", x=x, w=x, bias=np.ones(1, np.float32))
+        _native.dense_matmul(isa="sse9", x=x, w=x, bias=np.ones(1, np.float32))

@@ -60,7 +60,7 @@ py::tuple product(const std::string &isa, const Floats &x, const py::array &w, c
   const PackedMatrix view = matrix.view();
   Floats raw({m, n}), active({m, n});
   const Rows nowhere = {nullptr, 1, 0, 0};
-  const Product p = {&view,
+  const DenseMatMul p = {&view,
                      {x.data(), m, k, 0},
                      {skip ? skip->data() : nullptr, m, n, 0},
                      scale ? scale->data() : nullptr,
@@ -104,7 +104,7 @@ Floats attend(const std::string &isa, const Floats &q, const Floats &keys, const
 }  // namespace
 
 void bind_dense(py::module_ &m) {
-  m.def("dense_product", &product, py::kw_only(), py::arg("isa"), py::arg("x").noconvert(), py::arg("w"),
+  m.def("dense_matmul", &product, py::kw_only(), py::arg("isa"), py::arg("x").noconvert(), py::arg("w"),
         py::arg("bias").noconvert(), py::arg("skip") = py::none(), py::arg("scale") = py::none(),
         py::arg("activation") = "none",
         "(raw, activated), both (M, N): raw = x (M, K) w (N, K)^T + bias (N,), or skip (M, N) + scale (N,) * that.");

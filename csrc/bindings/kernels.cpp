@@ -48,10 +48,10 @@ Array<float> product(const std::string &isa, const py::object &data_argument, in
   const int n = static_cast<int>(x.shape(0)), stride = matrix.padded_rows();
   std::vector<float> out(static_cast<std::size_t>(n) * static_cast<std::size_t>(stride));
   if (type_info(source->type)->quantised)
-    table.product_quantised(matrix, 0, matrix.groups(), rounded(table, x.data(), n, cols).data(), n, out.data(), stride,
+    table.matmul_quantised(matrix, 0, matrix.groups(), rounded(table, x.data(), n, cols).data(), n, out.data(), stride,
                             matrix.panels);
   else
-    table.product_float(matrix, 0, matrix.groups(), x.data(), cols, n, out.data(), stride, matrix.panels);
+    table.matmul_float(matrix, 0, matrix.groups(), x.data(), cols, n, out.data(), stride, matrix.panels);
   Array<float> result({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(rows)});
   for (int b = 0; b < n; ++b)
     std::copy_n(out.data() + static_cast<std::ptrdiff_t>(b) * stride, rows, result.mutable_data(b, 0));
@@ -71,15 +71,14 @@ py::tuple round_activations(const std::string &isa, const py::object &x_argument
   return py::make_tuple(q, scale);
 }
 
-// Which: "rms_norm" (a: x, b: weight, eps 1e-5), "silu_mul" (a: gate, b: up), "softmax" (a), "add_scaled" (b + 0.5 a),
-// "dot" (a, b).
+// Which: "rms_norm" (a: x, b: weight, eps 1e-5), "silu_mul" (a: gate, b: up), "softmax" (a), "add_scaled" (b + 0.5 a).
 Array<float> vector_operation(const std::string &isa, const std::string &name, const py::object &a_argument,
                               const py::object &b_argument) {
   const KernelTable &table = table_of(isa);
   const auto a = checked<float>(a_argument, "a", {-1});
   const auto b = checked<float>(b_argument, "b", {a.size()});
   const int n = static_cast<int>(a.size());
-  Array<float> out(name == "dot" ? 1 : a.size());
+  Array<float> out(a.size());
   float *result = out.mutable_data();
   if (name == "rms_norm") {
     table.rms_norm(a.data(), b.data(), n, 1e-5f, result);
@@ -91,8 +90,6 @@ Array<float> vector_operation(const std::string &isa, const std::string &name, c
   } else if (name == "add_scaled") {
     std::copy_n(b.data(), n, result);
     table.add_scaled(0.5f, a.data(), n, result);
-  } else if (name == "dot") {
-    *result = table.dot(a.data(), b.data(), n);
   } else {
     throw py::value_error("unknown vector operation '" + name + "'");
   }
@@ -102,14 +99,14 @@ Array<float> vector_operation(const std::string &isa, const std::string &name, c
 }  // namespace
 
 void bind_kernels(py::module_ &m) {
-  m.def("kernel_product", &product, py::kw_only(), py::arg("isa"), py::arg("data"), py::arg("type"), py::arg("rows"),
+  m.def("kernel_matmul", &product, py::kw_only(), py::arg("isa"), py::arg("data"), py::arg("type"), py::arg("rows"),
         py::arg("cols"), py::arg("x"),
         "x (n, cols) float32 times the transpose of a (rows, cols) tensor of a GGML type: (n, rows) float32.\n"
         "For quantised types x is first rounded to int8 in blocks of 32.");
   m.def("kernel_round", &round_activations, py::kw_only(), py::arg("isa"), py::arg("x"),
         "The int8 values (n,) and scales (n / 32,) float32 to which activations (n,) float32 are rounded.");
   m.def("kernel_vector", &vector_operation, py::kw_only(), py::arg("isa"), py::arg("name"), py::arg("a"), py::arg("b"),
-        "One of the vector operations rms_norm, silu_mul, softmax, add_scaled, dot on a and b (n,) float32.");
+        "One of the vector operations rms_norm, silu_mul, softmax, add_scaled on a and b (n,) float32.");
 }
 
 }  // namespace csm

@@ -72,11 +72,7 @@ void unpack_q6_k(const std::uint8_t *row, int index, UnpackedBlock &out) {
   out.sub_scale[1] = block.scales[2 * s + 1];
 }
 
-float bits_to_f32(std::uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
+#include "foundation/float_bits.inc"
 
 }  // namespace
 
@@ -88,15 +84,6 @@ const TypeInfo *type_info(TensorType type) {
 
 std::size_t row_bytes(const TypeInfo &info, std::size_t cols) {
   return cols / static_cast<std::size_t>(info.block) * static_cast<std::size_t>(info.block_bytes);
-}
-
-float f16_to_f32(f16_bits bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000) << 16;
-  const std::uint32_t exponent = (bits >> 10) & 31, mantissa = bits & 1023;
-  if (exponent == 31) return bits_to_f32(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return bits_to_f32(sign | (exponent + 112) << 23 | mantissa << 13);
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // subnormal: exact in f32
-  return sign != 0 ? -magnitude : magnitude;
 }
 
 void unpack_block(TensorType type, const std::uint8_t *row, int index, UnpackedBlock &out) {
@@ -171,7 +158,7 @@ void dequantise_row(TensorType type, const std::uint8_t *row, int cols, float *o
       for (int k = 0; k < cols; ++k) {
         std::uint16_t bits;
         std::memcpy(&bits, row + 2 * static_cast<std::size_t>(k), sizeof bits);
-        out[k] = type == TensorType::f16 ? f16_to_f32(bits) : bits_to_f32(static_cast<std::uint32_t>(bits) << 16);
+        out[k] = type == TensorType::f16 ? half_to_float(bits) : bfloat_to_float(bits);
       }
       return;
     default: break;
@@ -181,7 +168,7 @@ void dequantise_row(TensorType type, const std::uint8_t *row, int cols, float *o
   UnpackedBlock block;
   for (int index = 0; index < cols / kBlock; ++index) {
     unpack_block(type, row, index, block);
-    const float d = f16_to_f32(block.d), m = f16_to_f32(block.m);
+    const float d = half_to_float(block.d), m = half_to_float(block.m);
     const float offset = k_quant ? -(m * static_cast<float>(block.sub_min)) : m;
     for (int i = 0; i < kBlock; ++i) {
       const float scale = d * static_cast<float>(block.sub_scale[i / 16]);

@@ -113,6 +113,4 @@ void unpack_block(TensorType type, const std::uint8_t *row, int index, UnpackedB
 // out[k] = the weight as f32, k < cols, for every type.
 void dequantise_row(TensorType type, const std::uint8_t *row, int cols, float *out);
 
-float f16_to_f32(f16_bits bits);
-
 }  // namespace csm

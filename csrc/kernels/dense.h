@@ -49,7 +49,7 @@ enum class Activation { none, elu, gelu };
 //   y[r][n] = v                       where y is wanted
 //   active[r][n] = activation(v)      where active is wanted
 // y may be skip. With n == 1 there is y alone, without skip.
-struct Product {
+struct DenseMatMul {
   const PackedMatrix *w;
   ConstRows x;
   ConstRows skip;      // base null: none
@@ -78,7 +78,7 @@ struct DenseKernels {
   int lane;   // widths of panels are multiples of it
 
   // Columns [panel * K.panel, (panel + 1) * K.panel) of rows [begin, end).
-  void (*multiply)(const Product &product, int panel, int begin, int end);
+  void (*multiply)(const DenseMatMul &product, int panel, int begin, int end);
 
   // y = gamma * (x - mean) / sqrt(variance + eps) + beta over `n` values (a multiple of nothing).
   void (*layer_norm)(const float *x, const float *gamma, const float *beta, float eps, int n, float *y);

@@ -19,15 +19,7 @@ float *at(const Rows &rows, int row) {
   return rows.base + offset(row, rows.per_block, rows.row_stride, rows.block_stride);
 }
 
-// IEEE half precision, subnormal numbers and infinities included.
-float from_half(uint16_t half) {
-  const int sign = half >> 15, exponent = half >> 10 & 31, fraction = half & 1023;
-  float value;
-  if (exponent == 31) value = fraction ? NAN : INFINITY;
-  else if (exponent == 0) value = std::ldexp(static_cast<float>(fraction), -24);
-  else value = std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
-  return sign ? -value : value;
-}
+#include "foundation/float_bits.inc"
 
 float activate(Activation activation, float v) {
   switch (activation) {
@@ -37,13 +29,13 @@ float activate(Activation activation, float v) {
   }
 }
 
-void finish(const Product &p, int row, int column, float v) {
+void finish(const DenseMatMul &p, int row, int column, float v) {
   if (p.skip.base) v = at(p.skip, row)[column] + (p.scale ? p.scale[column] : 1.0f) * v;
   if (p.y.base) at(p.y, row)[column] = v;
   if (p.active.base) at(p.active, row)[column] = activate(p.activation, v);
 }
 
-void multiply(const Product &p, int panel, int begin, int end) {
+void multiply(const DenseMatMul &p, int panel, int begin, int end) {
   const PackedMatrix &w = *p.w;
   const int first = panel * kPanel;
   const int columns = w.n - first < kPanel ? w.n - first : kPanel;
@@ -55,7 +47,7 @@ void multiply(const Product &p, int panel, int begin, int end) {
     for (int c = 0; c < columns; ++c) sums[c] = w.bias[first + c];
     for (int k = 0; k < w.k; ++k) {
       const ptrdiff_t at_k = start + static_cast<ptrdiff_t>(k) * width;
-      for (int c = 0; c < columns; ++c) sums[c] += x[k] * (w.half ? from_half(w.half[at_k + c]) : w.data[at_k + c]);
+      for (int c = 0; c < columns; ++c) sums[c] += x[k] * (w.half ? half_to_float(w.half[at_k + c]) : w.data[at_k + c]);
     }
     for (int c = 0; c < columns; ++c) finish(p, row, first + c, sums[c]);
   }

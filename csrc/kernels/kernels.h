@@ -67,10 +67,10 @@ struct KernelTable {
   // an order that does not depend on n, begin or end. Quantised types: int32 within a block of 32 (exact: at most
   // 32 * 255 * 127), f32 across blocks. x has cols / 32 * n blocks.
   // `next` is where this thread goes on reading after these groups (any address: it is only prefetched from).
-  void (*product_quantised)(const PanelMatrix &matrix, int begin, int end, const XBlock *x, int n, float *out,
+  void (*matmul_quantised)(const PanelMatrix &matrix, int begin, int end, const XBlock *x, int n, float *out,
                             std::ptrdiff_t out_stride, const std::uint8_t *next);
   // The same for f32, f16 and bf16 weights, in f32; vector b starts at x + b * x_stride.
-  void (*product_float)(const PanelMatrix &matrix, int begin, int end, const float *x, std::ptrdiff_t x_stride, int n,
+  void (*matmul_float)(const PanelMatrix &matrix, int begin, int end, const float *x, std::ptrdiff_t x_stride, int n,
                         float *out, std::ptrdiff_t out_stride, const std::uint8_t *next);
 
   // Rounds x (32 * blocks values) to blocks out[0], out[stride], out[2 stride] ...: scale = max |x| / 127,
@@ -83,7 +83,6 @@ struct KernelTable {
   void (*silu_mul)(const float *gate, const float *up, int n, float *out);
   // x[i] = exp(x[i] - max x) / sum of them
   void (*softmax)(float *x, int n);
-  float (*dot)(const float *x, const float *y, int n);
   // y[i] += a x[i]
   void (*add_scaled)(float a, const float *x, int n, float *y);
 };

@@ -24,11 +24,11 @@ inline Ints widen(Words sums) {
 inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
 
 #include "kernels/sums_i16.inc"
-#include "kernels/product.inc"
+#include "kernels/matmul.inc"
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {product_quantised, product_float, quantise,   rms_norm,
-                                  silu_mul,          softmax,       dot,        add_scaled};
+const KernelTable kAvx2Kernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
+        add_scaled};
 
 }  // namespace csm

@@ -28,11 +28,11 @@ inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
   sum.v = add_dot(sum.v, w[0], splat_columns(q));
 }
 
-#include "kernels/product.inc"
+#include "kernels/matmul.inc"
 
 }  // namespace
 
-const KernelTable kAvx2VnniKernels = {product_quantised, product_float, quantise,   rms_norm,
-                                      silu_mul,          softmax,       dot,        add_scaled};
+const KernelTable kAvx2VnniKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
+        add_scaled};
 
 }  // namespace csm

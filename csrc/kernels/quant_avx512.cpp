@@ -23,11 +23,11 @@ inline Ints widen(Words sums) {
 }
 
 #include "kernels/sums_i16.inc"
-#include "kernels/product.inc"
+#include "kernels/matmul.inc"
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {product_quantised, product_float, quantise,   rms_norm,
-                                    silu_mul,          softmax,       dot,        add_scaled};
+const KernelTable kAvx512Kernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
+        add_scaled};
 
 }  // namespace csm

@@ -19,11 +19,11 @@ inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
   for (int l = 0; l < kDotLines; ++l) sum.v = _mm512_dpbusd_epi32(sum.v, w[l], _mm512_set1_epi32(load_i32(q + 4 * l)));
 }
 
-#include "kernels/product.inc"
+#include "kernels/matmul.inc"
 
 }  // namespace
 
-const KernelTable kAvx512VnniKernels = {product_quantised, product_float, quantise,   rms_norm,
-                                        silu_mul,          softmax,       dot,        add_scaled};
+const KernelTable kAvx512VnniKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
+        add_scaled};
 
 }  // namespace csm

@@ -17,11 +17,11 @@ inline int32x4_t dot_rows(int32x4_t acc, const int8x16_t *rows, int8x16_t x) {
 #include "kernels/vector_ops.inc"
 #include "kernels/quantise_lanes.inc"
 
-#include "kernels/product.inc"
+#include "kernels/matmul.inc"
 
 }  // namespace
 
-const KernelTable kNeonDotprodKernels = {product_quantised, product_float, quantise,   rms_norm,
-                        silu_mul,          softmax,       dot,        add_scaled};
+const KernelTable kNeonDotprodKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
+        add_scaled};
 
 }  // namespace csm

@@ -93,19 +93,11 @@ inline std::uint16_t load_u16(const std::uint8_t *p) {
   __builtin_memcpy(&bits, p, sizeof bits);
   return bits;
 }
-inline float half_to_float(std::uint16_t bits) {
-  const std::uint32_t magnitude = bits & 0x7fffu;
-  // Moves the exponent from f16's place to f32's; 2^112 corrects its bias, subnormals included.
-  const float value = bits_as_float(static_cast<std::int32_t>(magnitude << 13)) * 0x1p112f;
-  const std::uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;  // infinity and NaN
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-  return bits_as_float(static_cast<std::int32_t>(static_cast<std::uint32_t>(float_as_bits(value)) | special | sign));
-}
 inline Floats load_f16(const std::uint8_t *p) {
   return each([&](int r) { return half_to_float(load_u16(p + 2 * r)); });
 }
 inline Floats load_bf16(const std::uint8_t *p) {
-  return each([&](int r) { return bits_as_float(static_cast<std::int32_t>(static_cast<std::uint32_t>(load_u16(p + 2 * r)) << 16)); });
+  return each([&](int r) { return bfloat_to_float(load_u16(p + 2 * r)); });
 }
 inline Floats load_f32(const std::uint8_t *p) {
   Floats out;
@@ -120,11 +112,11 @@ inline Floats load_i8(const std::uint8_t *p) {
 }
 inline void store(float *p, const Floats &a) { __builtin_memcpy(p, a.v, sizeof a.v); }
 
-#include "kernels/product.inc"
+#include "kernels/matmul.inc"
 
 }  // namespace
 
-const KernelTable kScalarKernels = {product_quantised, product_float, quantise,   rms_norm,
-                                    silu_mul,          softmax,       dot,        add_scaled};
+const KernelTable kScalarKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
+        add_scaled};
 
 }  // namespace csm

@@ -110,7 +110,7 @@ Conv load_transposed(Tensors &tensors, const std::string &name, int in, int out,
 
 void convolve(const Member &member, const Conv &conv, const Signal &in, const Outputs &out, float *scratch) {
   const PackedMatrix w = conv.w.view();
-  Product product = {&w,    windows_of(conv, in), kNoRows, nullptr, rows_or_none(out.raw, conv.phases),
+  DenseMatMul product = {&w,    windows_of(conv, in), kNoRows, nullptr, rows_or_none(out.raw, conv.phases),
                      rows_or_none(out.active, conv.phases), out.activation};
   if (conv.dilation > 1 && conv.taps > 1) product.x = gather(member, conv, in, scratch);
   if (out.skip.base) {

@@ -21,7 +21,7 @@ int row_blocks(int panels, int rows, int members) {
 
 }  // namespace
 
-void multiply(const Member &member, const Product &product, int rows) {
+void multiply(const Member &member, const DenseMatMul &product, int rows) {
   const DenseKernels &kernels = dense_kernels();
   if (member.profile) {
     const double weights = static_cast<double>(product.w->n) * product.w->k;

@@ -23,6 +23,6 @@ struct Member {
 };
 
 // This member's share of a product of `rows` rows.
-void multiply(const Member &member, const Product &product, int rows);
+void multiply(const Member &member, const DenseMatMul &product, int rows);
 
 }  // namespace csm::mimi

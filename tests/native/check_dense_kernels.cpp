@@ -56,7 +56,7 @@ Outputs multiply(const DenseKernels &kernels, const std::vector<float> &w, int n
   const PackedMatrix packed = matrix.view();
   const auto size = static_cast<std::size_t>(kRows * n);
   Outputs out{std::vector<float>(size), std::vector<float>(size)};
-  Product product{};
+  DenseMatMul product{};
   product.w = &packed;
   product.x = {x.data(), kRows, k, 0};
   product.y = {out.y.data(), kRows, n, 0};
@@ -79,7 +79,7 @@ void tell(Isa isa, const char *what, double error, double allowed) {
   std::printf("%-13s %-22s error %.2g%s\n", isa_name(isa), what, error, good ? "" : " TOO LARGE");
 }
 
-void check_products(Isa isa) {
+void check_matmul(Isa isa) {
   double exact = 0, near = 0;
   for (const bool in_half : {false, true})
     for (const auto &[n, k] : {std::pair{1, 7}, {4, 3}, {16, 32}, {33, 20}, {70, 48}, {128, 5}})
@@ -126,7 +126,7 @@ void check_norm(Isa isa) {
 
 int main() {
   for (const Isa isa : available_isas()) {
-    check_products(isa);
+    check_matmul(isa);
     check_attention(isa);
     check_norm(isa);
   }

@@ -60,12 +60,12 @@ std::vector<float> activations() {
 std::vector<float> product(const KernelTable &table, const PanelMatrix &matrix, const std::vector<float> &x) {
   std::vector<float> out(static_cast<std::size_t>(kVectors * matrix.padded_rows()));
   if (!type_info(matrix.type)->quantised) {
-    table.product_float(matrix, 0, matrix.groups(), x.data(), kCols, kVectors, out.data(), matrix.padded_rows(), matrix.panels);
+    table.matmul_float(matrix, 0, matrix.groups(), x.data(), kCols, kVectors, out.data(), matrix.padded_rows(), matrix.panels);
     return out;
   }
   std::vector<XBlock> blocks(kCols / kBlock * kVectors);
   for (int b = 0; b < kVectors; ++b) table.quantise(&x[static_cast<std::size_t>(b * kCols)], kCols / kBlock, &blocks[static_cast<std::size_t>(b)], kVectors);
-  table.product_quantised(matrix, 0, matrix.groups(), blocks.data(), kVectors, out.data(), matrix.padded_rows(), matrix.panels);
+  table.matmul_quantised(matrix, 0, matrix.groups(), blocks.data(), kVectors, out.data(), matrix.padded_rows(), matrix.panels);
   return out;
 }
 

@@ -26,9 +26,9 @@ bool quantised(const PanelMatrix &matrix);
 
 // Each function runs one member's share, inside a job of the pool; a barrier must separate it from the next that
 // reads its result.
-class Products {
+class MatMul {
  public:
-  Products(ThreadPool &pool, const KernelTable &kernels) : pool_(pool), kernels_(kernels), pieces_(pool.threads()) {}
+  MatMul(ThreadPool &pool, const KernelTable &kernels) : pool_(pool), kernels_(kernels), pieces_(pool.threads()) {}
 
   int members() const { return pool_.threads(); }
   void barrier() const { pool_.barrier(); }

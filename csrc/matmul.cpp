@@ -1,4 +1,4 @@
-#include "products.h"
+#include "matmul.h"
 
 #include <algorithm>
 
@@ -17,22 +17,22 @@ bool quantised(const PanelMatrix &matrix) { return type_info(matrix.type)->quant
 
 static_assert(kBlock == 2 * kGroup, "a pair of panels makes whole blocks");
 
-const std::uint8_t *Products::start_of(int member, const PanelMatrix &matrix) const {
+const std::uint8_t *MatMul::start_of(int member, const PanelMatrix &matrix) const {
   return panel(matrix, share(matrix.groups(), member, members(), kPair).begin);
 }
 
-void Products::round(int member, int n, Activations &in) const {
+void MatMul::round(int member, int n, Activations &in) const {
   const Range mine = vectors_of(member, n);
   for (int i = mine.begin; i < mine.end; ++i)
     kernels_.quantise(in.row(i), in.cols / kBlock, &in.blocks[static_cast<std::size_t>(i)], n);
 }
 
-Range Products::multiply_groups(const PanelMatrix &matrix, Range groups, const std::uint8_t *then, const Activations &in,
+Range MatMul::multiply_groups(const PanelMatrix &matrix, Range groups, const std::uint8_t *then, const Activations &in,
                                 int n, Activations &out) const {
   if (quantised(matrix))
-    kernels_.product_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride, then);
+    kernels_.matmul_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride, then);
   else
-    kernels_.product_float(matrix, groups.begin, groups.end, in.f32.data(), in.stride, n, out.f32.data(), out.stride,
+    kernels_.matmul_float(matrix, groups.begin, groups.end, in.f32.data(), in.stride, n, out.f32.data(), out.stride,
                            then);
   return {std::min(groups.begin * kGroup, matrix.rows), std::min(groups.end * kGroup, matrix.rows)};
 }
