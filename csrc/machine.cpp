@@ -5,13 +5,10 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
-#include <sys/mman.h>
-
 #include "foundation/isa.h"
+#include "foundation/memory.h"
 #include "kernels/machine_kernels.h"
 
 namespace csm {
@@ -53,22 +50,6 @@ MachineKernels kernels_for(Isa isa) {
   }
 }
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
-struct Release {
-  void operator()(uint8_t *data) const { ::operator delete[](data, std::align_val_t{kHugePage}); }
-};
-
-// On huge pages where the system has them, as the weights are: with small ones, looking up addresses takes a fifth
-// of the time.
-std::unique_ptr<uint8_t[], Release> allocate(size_t bytes) {
-  std::unique_ptr<uint8_t[], Release> out(static_cast<uint8_t *>(::operator new[](bytes, std::align_val_t{kHugePage})));
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= kHugePage) madvise(out.get(), bytes, MADV_HUGEPAGE);  // only advice
-#endif
-  return out;
-}
-
 void check(int samples, double seconds) {
   if (samples < 1) throw std::invalid_argument("samples must be at least 1, not " + std::to_string(samples));
   if (!(seconds > 0)) throw std::invalid_argument("seconds must be positive");
@@ -107,13 +88,14 @@ std::vector<double> measure_read(ThreadPool &pool, size_t bytes, int samples, do
                                 std::to_string(members) + " threads");
   // Shares lie a page apart, so that no two members meet in one.
   const size_t stride = (each + 4095) / 4096 * 4096;
-  const auto data = allocate(members * stride);
+  const Memory memory(members * stride);  // as the weights' is
+  uint8_t *const data = memory.data();
   const MachineKernels kernels = kernels_for(active_isa());
   // Non-zero, or the kernel of some systems would map every page to the same one.
-  pool.run([&](int member) { std::memset(data.get() + static_cast<size_t>(member) * stride, member + 1, each); });
+  pool.run([&](int member) { std::memset(data + static_cast<size_t>(member) * stride, member + 1, each); });
   std::vector<double> out = rates(pool, samples, seconds, [&](int member, long repeats) {
     uint64_t sum = 0;
-    const uint8_t *mine = data.get() + static_cast<size_t>(member) * stride;
+    const uint8_t *mine = data + static_cast<size_t>(member) * stride;
     for (long r = 0; r < repeats; ++r) sum ^= kernels.read(mine, mine + half, half);
     sink.fetch_xor(sum, std::memory_order_relaxed);
   });

@@ -1,7 +1,5 @@
 #include "weights.h"
 
-#include <sys/mman.h>
-
 #include <new>
 #include <stdexcept>
 
@@ -9,8 +7,6 @@
 
 namespace csm {
 namespace {
-
-constexpr std::size_t kHugePage = 2u << 20;
 
 std::string shape_text(const std::vector<std::int64_t> &shape) {
   std::string out = "(";
@@ -63,33 +59,14 @@ void EmbeddingTable::row(std::int64_t index, float *out) const {
   dequantise_row(type, data + static_cast<std::size_t>(index) * stride, cols, out);
 }
 
-WeightArena::~WeightArena() {
-  if (data_ != nullptr) munmap(data_ - (mapped_ - capacity_), mapped_);
-}
-
-void WeightArena::reserve(std::size_t bytes) {
-  // One huge page more, so that the start can be aligned to one; untouched pages cost nothing.
-  capacity_ = bytes;
-  mapped_ = bytes + kHugePage;
-  void *base = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) throw std::bad_alloc();
-  const auto address = reinterpret_cast<std::uintptr_t>(base);
-  const std::size_t skip = (kHugePage - address % kHugePage) % kHugePage;
-  data_ = static_cast<std::uint8_t *>(base) + skip;
-  capacity_ = mapped_ - skip;
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= 4 * kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // only advice: a refusal costs speed, not correctness
-#endif
-}
-
 std::size_t WeightArena::packed_bytes(TensorType type, int rows, int cols) {
   return static_cast<std::size_t>((rows + kGroup - 1) / kGroup) * panel_bytes(type, cols);
 }
 
 PanelMatrix WeightArena::pack(const TensorSource &tensor, std::int64_t first_row, int rows, int cols, ThreadPool &pool) {
   const std::size_t bytes = packed_bytes(tensor.type, rows, cols);
-  if (used_ + bytes > capacity_) throw std::bad_alloc();
-  std::uint8_t *panels = data_ + used_;
+  if (used_ + bytes > memory_.size()) throw std::bad_alloc();
+  std::uint8_t *panels = memory_.data() + used_;
   used_ += bytes;
   const PanelMatrix matrix{tensor.type, rows, cols, panel_bytes(tensor.type, cols), panels};
   const std::uint8_t *source =

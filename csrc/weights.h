@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "foundation/memory.h"
 #include "kernels/kernels.h"
 #include "foundation/quant_blocks.h"
 #include "foundation/thread_pool.h"
@@ -49,16 +50,11 @@ struct EmbeddingTable {
   void row(std::int64_t index, float *out) const;  // out: (cols,)
 };
 
-// Memory that holds all packed matrices, 64-byte aligned, on huge pages where the system has them.
+// Memory that holds all packed matrices of a part.
 class WeightArena {
  public:
-  WeightArena() = default;
-  ~WeightArena();
-  WeightArena(const WeightArena &) = delete;
-  WeightArena &operator=(const WeightArena &) = delete;
-
   // Once, before any pack(). Throws std::bad_alloc.
-  void reserve(std::size_t bytes);
+  void reserve(std::size_t bytes) { memory_ = Memory(bytes); }
 
   // Packs rows [first_row, first_row + rows) of a (..., cols) tensor on all threads of the pool.
   PanelMatrix pack(const TensorSource &tensor, std::int64_t first_row, int rows, int cols, ThreadPool &pool);
@@ -66,9 +62,7 @@ class WeightArena {
   static std::size_t packed_bytes(TensorType type, int rows, int cols);
 
  private:
-  std::uint8_t *data_ = nullptr;
-  std::size_t mapped_ = 0;
-  std::size_t capacity_ = 0;
+  Memory memory_;
   std::size_t used_ = 0;
 };
 

@@ -86,9 +86,9 @@ Floats attend(const std::string &isa, const Floats &q, const Floats &keys, const
   require(slots > 0 && keys.shape(1) == d && values.shape(1) == d && values.shape(0) == slots,
           "keys and values must be (slots, d)");
   const int key_stride = (slots + 15) / 16 * 16, value_stride = (d + 15) / 16 * 16;
-  mimi::Buffer packed_keys(static_cast<size_t>(d * key_stride));
-  mimi::Buffer packed_values(static_cast<size_t>(slots * value_stride));
-  mimi::Buffer scores(static_cast<size_t>(key_stride)), out(static_cast<size_t>(value_stride));
+  Buffer packed_keys(static_cast<size_t>(d * key_stride));
+  Buffer packed_values(static_cast<size_t>(slots * value_stride));
+  Buffer scores(static_cast<size_t>(key_stride)), out(static_cast<size_t>(value_stride));
   for (int s = 0; s < slots; ++s)
     for (int i = 0; i < d; ++i) {
       packed_keys.data()[i * key_stride + s] = keys.data()[s * d + i];

@@ -3,8 +3,8 @@
 
 #include <vector>
 
+#include "foundation/memory.h"
 #include "kernels/dense.h"
-#include "mimi/buffer.h"
 
 namespace csm::mimi {
 

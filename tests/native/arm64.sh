@@ -8,7 +8,7 @@ cxx=(aarch64-linux-gnu-g++ -std=c++17 -O2 -Wall -Wextra -Werror -static -pthread
 "${cxx[@]}" -march=armv8.2-a+dotprod -c kernels/quant_neon_dotprod.cpp -o "$out/dotprod.o"
 "${cxx[@]}" ../tests/native/check_quant_kernels.cpp kernels/{quant_neon,quant_scalar,pack,dispatch}.cpp foundation/{quant_blocks,isa}.cpp \
   "$out/dotprod.o" -o "$out/check_quant_kernels"
-"${cxx[@]}" ../tests/native/check_dense_kernels.cpp kernels/dense{,_neon,_scalar}.cpp mimi/{matrix,buffer}.cpp foundation/isa.cpp \
+"${cxx[@]}" ../tests/native/check_dense_kernels.cpp kernels/dense{,_neon,_scalar}.cpp mimi/matrix.cpp foundation/{isa,memory}.cpp \
   -o "$out/check_dense_kernels"
 for isa in "" cortex-a53; do  # any CPU that qemu knows, and one without dot products
   echo "-- ${isa:-all extensions}"
