@@ -22,13 +22,13 @@ Backbone::Backbone(const TowerConfig &config, int vocab, int sequences, const Te
   const TensorSource *head = reader.take("output.weight", {vocab, config.width});
   const TowerSources sources = TowerSources::take(reader, config);
   reader.check();
-  KvCache::check_memory(sequences, config.layers, config.kv_heads, config.head_dim, config.positions);
+  KvCache::check_memory(sequences, config.kv_sizes());
 
   tower_ = std::make_unique<LlamaTower>(config, sources, *pool_, kernels);
   arena_.reserve(WeightArena::packed_bytes(head->type, vocab, config.width));
   head_ = arena_.pack(*head, 0, vocab, config.width, *pool_);
   for (int i = 0; i < sequences; ++i)
-    caches_.emplace_back(config.layers, config.kv_heads, config.head_dim, config.positions);
+    caches_.emplace_back(config.kv_sizes());
   lengths_.resize(static_cast<std::size_t>(sequences));
 }
 

@@ -13,8 +13,9 @@ constexpr int kTeacherStreams = 8;  // frames that logits() runs at once, to bou
 
 void CodebookDecoder::reserve(int streams, int steps) {
   const TowerConfig &tower = config_.tower;
-  while (static_cast<int>(caches_.size()) < streams)
-    caches_.emplace_back(tower.layers, tower.kv_heads, tower.head_dim, config_.codebooks);
+  KvSizes sizes = tower.kv_sizes();
+  sizes.positions = config_.codebooks;  // of a frame, which may be fewer than the tower has
+  while (static_cast<int>(caches_.size()) < streams) caches_.emplace_back(sizes);
   if (streams > streams_) {
     last_.resize(tower.width, streams);
     logits_.resize(config_.vocab, streams);

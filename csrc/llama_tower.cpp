@@ -97,6 +97,16 @@ void LlamaTower::attention_inputs(int member, const std::vector<TowerSpan> &span
   });
 }
 
+PanelMatrix LlamaTower::keys(const KvCache &cache, int layer, int head, int count) const {
+  return {TensorType::f32, count, config_.head_dim, static_cast<std::size_t>(config_.head_dim) * kLine,
+          reinterpret_cast<const std::uint8_t *>(cache.keys(layer, head))};
+}
+
+PanelMatrix LlamaTower::values(const KvCache &cache, int layer, int head, int count) const {
+  return {TensorType::f32, config_.head_dim, count, static_cast<std::size_t>(cache.sizes().positions) * kLine,
+          reinterpret_cast<const std::uint8_t *>(cache.values(layer, head))};
+}
+
 // Units of work: the query heads of one key head in one span, or single heads where there are too few for all members.
 void LlamaTower::attend(int member, const std::vector<TowerSpan> &spans, int layer) {
   const TowerConfig &c = config_;
@@ -130,7 +140,8 @@ void LlamaTower::attend_tile(int member, const TowerSpan &span, int layer, int f
     float *out = own(s.queries, i, dim);
     for (int d = 0; d < dim; ++d) out[d] = scale * query[d];
   }
-  const PanelMatrix keys = span.cache->keys(layer, kv_head, count), values = span.cache->values(layer, kv_head, count);
+  const PanelMatrix keys = this->keys(*span.cache, layer, kv_head, count),
+                    values = this->values(*span.cache, layer, kv_head, count);
   kernels_.matmul_float(keys, 0, keys.groups(), s.queries.data(), dim, n, s.scores.data(), stride, values.panels);
   for (int i = 0; i < n; ++i) {
     const int seen = span.position + step + i / heads + 1;

@@ -31,6 +31,9 @@ struct TowerConfig {
   int q_width() const { return heads * head_dim; }
   int kv_width() const { return kv_heads * head_dim; }
 
+  // Of the keys and values of one sequence, laid out as packed matrices: panels of 16 rows.
+  KvSizes kv_sizes() const { return {layers, kv_heads, head_dim, positions, kGroup, kGroup}; }
+
   // Throws std::invalid_argument for a size below 1, an odd head_dim, heads that kv_heads does not divide.
   void check() const;
 };
@@ -104,6 +107,9 @@ class LlamaTower {
  private:
   void make_rotation(const std::vector<float> &divisors);
   void attention_inputs(int member, const std::vector<TowerSpan> &spans, int n, int layer);
+  // Of the first `count` positions, for one key head: keys (count, head_dim) and transposed values (head_dim, count).
+  PanelMatrix keys(const KvCache &cache, int layer, int head, int count) const;
+  PanelMatrix values(const KvCache &cache, int layer, int head, int count) const;
   void attend(int member, const std::vector<TowerSpan> &spans, int layer);
   void attend_heads(int member, const TowerSpan &span, int layer, int first_head, int heads);
   void attend_tile(int member, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps);

@@ -65,7 +65,7 @@ std::vector<Conv *> DecoderWeights::convs() {
   return all;
 }
 
-size_t DecoderState::bytes() const { return transformer.bytes() + contexts.bytes(); }
+size_t DecoderState::bytes() const { return transformer.cache.bytes() + contexts.bytes(); }
 
 Decoder::Decoder(const Config &config, Tensors tensors) : config_(config) {
   config.check();
@@ -83,11 +83,7 @@ Decoder::Decoder(const Config &config, Tensors tensors) : config_(config) {
 }
 
 DecoderState Decoder::new_state() const {
-  DecoderState state;
-  state.owner = this;
-  state.transformer = make_state(weights_.transformer);
-  state.contexts = make_contexts(context_sizes_);
-  return state;
+  return {this, 0, make_state(weights_.transformer), make_contexts(context_sizes_)};
 }
 
 void Decoder::measure(bool on) {

@@ -38,12 +38,8 @@ struct DecoderWeights {
 };
 
 struct DecoderState {
-  DecoderState() = default;
-  DecoderState(DecoderState &&) = default;
-  DecoderState(const DecoderState &) = delete;
-
-  const void *owner = nullptr;  // the decoder that made it
-  long frames = 0;              // decoded so far
+  const void *owner;  // the decoder that made it
+  long frames;        // decoded so far
   TransformerState transformer;
   Contexts contexts;
 

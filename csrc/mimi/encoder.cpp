@@ -45,7 +45,7 @@ std::vector<Conv *> EncoderWeights::convs() {
   return all;
 }
 
-size_t EncoderState::bytes() const { return transformer.bytes() + contexts.bytes(); }
+size_t EncoderState::bytes() const { return transformer.cache.bytes() + contexts.bytes(); }
 
 Encoder::Encoder(const Config &config, Tensors tensors) : config_(config) {
   config.check();
@@ -69,11 +69,7 @@ Encoder::Encoder(const Config &config, Tensors tensors) : config_(config) {
 }
 
 EncoderState Encoder::new_state() const {
-  EncoderState state;
-  state.owner = this;
-  state.transformer = make_state(weights_.transformer);
-  state.contexts = make_contexts(context_sizes_);
-  return state;
+  return {this, 0, make_state(weights_.transformer), make_contexts(context_sizes_)};
 }
 
 void Encoder::measure(bool on) {

@@ -40,12 +40,8 @@ struct EncoderWeights {
 };
 
 struct EncoderState {
-  EncoderState() = default;
-  EncoderState(EncoderState &&) = default;
-  EncoderState(const EncoderState &) = delete;
-
-  const void *owner = nullptr;  // the encoder that made it
-  long frames = 0;              // encoded so far
+  const void *owner;  // the encoder that made it
+  long frames;        // encoded so far
   TransformerState transformer;
   Contexts contexts;
 

@@ -112,29 +112,29 @@ void rotate(float *x, const float *turns, int head_dim) {
   }
 }
 
-// All steps of one key-value head of one stream, in order: a step's key takes the slot of the step that has just
+// All steps of one key-value head of one stream, in order: a step's key takes the place of the step that has just
 // left its context, so the ring needs no more room than the context.
-void attend_head(const Call &call, KvCache &cache, int stream, int kv_head) {
+void attend_head(const Call &call, int layer, int stream, int kv_head) {
   const Transformer &t = call.t;
   const int group = t.heads / t.kv_heads, hd = t.head_dim, key_stride = t.key_stride(), value_stride = t.value_stride();
-  float *keys = cache.keys.data() + ptrdiff_t{kv_head} * hd * key_stride;
-  float *values = cache.values.data() + ptrdiff_t{kv_head} * t.context * value_stride;
+  TransformerState &state = *call.states[stream];
+  const Range rows = {kv_head * hd, (kv_head + 1) * hd};
   float *scores = call.scratch.heads.data() + ptrdiff_t{call.member.index} * (key_stride + value_stride);
   for (int step = 0; step < call.steps; ++step) {
     const ptrdiff_t r = ptrdiff_t{stream} * call.steps + step;
-    const long position = call.states[stream]->position + step;
-    const auto slot = static_cast<int>(position % t.context);
+    const long position = state.position + step;
+    const auto place = static_cast<int>(position % t.context);
     const float *turns = call.scratch.turns.data() + r * hd;
     float *q = call.scratch.qkv.data() + r * t.qkv_width() + ptrdiff_t{kv_head} * group * hd;
-    float *k = call.scratch.qkv.data() + r * t.qkv_width() + ptrdiff_t{t.heads + kv_head} * hd;
-    const float *v = k + ptrdiff_t{t.kv_heads} * hd;
-    rotate(k, turns, hd);
-    for (int d = 0; d < hd; ++d) keys[ptrdiff_t{d} * key_stride + slot] = k[d];
-    std::copy_n(v, hd, values + ptrdiff_t{slot} * value_stride);
-    const auto slots = static_cast<int>(std::min<long>(position + 1, t.context));
+    float *keys = call.scratch.qkv.data() + r * t.qkv_width() + ptrdiff_t{t.heads} * hd;
+    rotate(keys + rows.begin, turns, hd);
+    state.cache.store_keys(layer, place, rows, keys);
+    state.cache.store_values(layer, place, rows, keys + ptrdiff_t{t.kv_heads} * hd);
+    const auto count = static_cast<int>(std::min<long>(position + 1, t.context));
     for (int g = 0; g < group; ++g, q += hd) {
       rotate(q, turns, hd);
-      dense_kernels().attend({q, keys, values, scores, scores + key_stride, hd, slots, key_stride, value_stride,
+      dense_kernels().attend({q, state.cache.keys(layer, kv_head), state.cache.values(layer, kv_head), scores,
+                              scores + key_stride, hd, count, key_stride, value_stride,
                               1 / std::sqrt(static_cast<float>(hd))});
       std::copy_n(scores + key_stride, hd,
                   call.scratch.attended.data() + r * t.heads * hd + ptrdiff_t{kv_head * group + g} * hd);
@@ -142,11 +142,11 @@ void attend_head(const Call &call, KvCache &cache, int stream, int kv_head) {
   }
 }
 
-void attention(const Call &call, size_t layer) {
+void attention(const Call &call, int layer) {
   const Range share = call.member.share(call.streams * call.t.kv_heads);
   for (int item = share.begin; item < share.end; ++item) {
     const int stream = item / call.t.kv_heads;
-    attend_head(call, call.states[stream]->layers[layer], stream, item % call.t.kv_heads);
+    attend_head(call, layer, stream, item % call.t.kv_heads);
   }
   call.member.finish("transformer.attention");
 }
@@ -185,21 +185,8 @@ Transformer load_transformer(Tensors &tensors, const std::string &name, const Co
 }
 
 TransformerState make_state(const Transformer &t) {
-  TransformerState state;
-  const size_t heads = static_cast<size_t>(t.kv_heads);
-  for (size_t l = 0; l < t.layers.size(); ++l) {
-    KvCache cache;
-    cache.keys = Buffer(heads * static_cast<size_t>(t.head_dim) * static_cast<size_t>(t.key_stride()));
-    cache.values = Buffer(heads * static_cast<size_t>(t.context) * static_cast<size_t>(t.value_stride()));
-    state.layers.push_back(std::move(cache));
-  }
-  return state;
-}
-
-size_t TransformerState::bytes() const {
-  size_t floats = 0;
-  for (const KvCache &cache : layers) floats += cache.keys.size() + cache.values.size();
-  return floats * sizeof(float);
+  return {0, KvCache({static_cast<int>(t.layers.size()), t.kv_heads, t.head_dim, t.context, t.key_stride(),
+                      t.value_stride()})};
 }
 
 void TransformerScratch::need(const Transformer &t, int rows, int members) {
@@ -224,7 +211,7 @@ void run_transformer(const Member &member, const Transformer &t, const Rows &x, 
     const TransformerLayer &layer = t.layers[l];
     normalise(call, layer.attn_norm_weight, layer.attn_norm_bias);
     linear(call, layer.qkv, normed, qkv, Activation::none, "transformer.qkv");
-    attention(call, l);
+    attention(call, static_cast<int>(l));
     add_linear(call, layer.attn_out, attended, layer.attn_scale, "transformer.attn_out");
     normalise(call, layer.ffn_norm_weight, layer.ffn_norm_bias);
     linear(call, layer.ffn_up, normed, hidden, Activation::gelu, "transformer.ffn_up");

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "foundation/kv_cache.h"
 #include "mimi/config.h"
 #include "mimi/team.h"
 #include "mimi/tensors.h"
@@ -35,16 +36,10 @@ struct Transformer {
 
 Transformer load_transformer(Tensors &tensors, const std::string &name, const Config &config);
 
-// Keys and values of one stream in a ring of `context` slots: step n lies in slot n % context.
-struct KvCache {
-  Buffer keys;    // (kv_heads, head_dim, key_stride)
-  Buffer values;  // (kv_heads, context, value_stride)
-};
+// Of one stream. Keys and values are a ring of `context` positions: step n lies at n % context.
 struct TransformerState {
   long position = 0;  // steps so far
-  std::vector<KvCache> layers;
-
-  size_t bytes() const;
+  KvCache cache;
 };
 TransformerState make_state(const Transformer &transformer);
 
