@@ -36,7 +36,7 @@ void Backbone::decode(int n, const float *embeddings, const std::int32_t *positi
                       const bool *wanted, float *hidden, float *logits) {
   const std::lock_guard<std::mutex> lock(mutex_);
   check(n, position, sequence);
-  timed_ = measuring_ && std::all_of(wanted, wanted + n, [](bool asked) { return asked; });
+  framed_ = std::all_of(wanted, wanted + n, [](bool asked) { return asked; });
   std::vector<int> before = lengths_;
   try {
     reserve(std::min(n, kPass), static_cast<int>(std::min<std::ptrdiff_t>(kPass, std::count(wanted, wanted + n, true))));
@@ -97,18 +97,18 @@ void Backbone::set_spans(int begin, int end, const std::int32_t *sequence, const
 
 void Backbone::run(int n, const float *embeddings, float *hidden, float *logits) {
   const int m = static_cast<int>(read_.size());
-  timer_.start(timed_);
+  profile_.begin(framed_);
   pool_->run([&](int member) {
     const Range mine = matmul_.vectors_of(member, n);
     for (int i = mine.begin; i < mine.end; ++i)
       std::copy_n(embeddings + static_cast<std::ptrdiff_t>(i) * config().width, config().width, tower_->stream().row(i));
     pool_->barrier();
-    tower_->forward(member, spans_, n, head_, timer_, parts_.tower);
+    tower_->forward(member, spans_, n, head_, profile_);
     if (m > 0) finish(member, m, hidden, logits);
-    if (timer_.on()) pool_->barrier();
-    timer_.lap(member, parts_.head);
-  }, timer_.waits());
-  parts_.barriers += timer_.stop();
+    if (profile_.on()) pool_->barrier();
+    profile_.end_stage(member, "head");
+  }, profile_.waits());
+  profile_.end();
 }
 
 // The final norm and the head of the wanted vectors.
@@ -161,13 +161,12 @@ void Backbone::restore(int sequence, int count, const float *saved) {
 
 void Backbone::measure(bool on) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  measuring_ = on;
-  if (on) parts_ = {};
+  profile_.measure(on);
 }
 
-BackboneParts Backbone::parts() const {
+ProfileResult Backbone::profile() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return parts_;
+  return profile_.result();
 }
 
 }  // namespace csm

@@ -13,13 +13,6 @@
 
 namespace csm {
 
-// Where the time of decode goes, in seconds.
-struct BackboneParts {
-  TowerParts tower;
-  double head = 0;
-  double barriers = 0;
-};
-
 class Backbone {
  public:
   // Packs the weights; the tensors' data may go afterwards. Names and shapes: llama.cpp's for the tower, "output.weight"
@@ -47,10 +40,10 @@ class Backbone {
   void save(int sequence, int count, float *out) const;
   void restore(int sequence, int count, const float *saved);
 
-  // Measures decode from now on, anew, or stops; parts() is what was found so far. Only where all results are wanted,
+  // Measures decode from now on, anew, or stops; profile() is what was found so far. Only where all results are wanted,
   // as they are of frames: what takes in a prompt does not count.
   void measure(bool on);
-  BackboneParts parts() const;
+  ProfileResult profile() const;
 
   const TowerConfig &config() const { return tower_->config(); }
   int vocab() const { return head_.rows; }
@@ -80,10 +73,8 @@ class Backbone {
   Activations logits_;               // (m, vocab)
   int wanted_ = 0;                   // the most m that there is room for
 
-  bool measuring_ = false;
-  bool timed_ = false;               // whether this decode is measured
-  LapTimer timer_;
-  BackboneParts parts_;
+  bool framed_ = false;              // whether all results of this decode are wanted
+  Profile profile_{"attention", "feed_forward", "head"};
   mutable std::mutex mutex_;
 };
 

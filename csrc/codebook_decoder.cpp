@@ -46,30 +46,30 @@ void CodebookDecoder::decode_frames(int streams, const float *hidden, const floa
   reserve(streams, first.count);
   for (int b = 0; b < streams; ++b) samplers[b]->reserve(config_.vocab);
   set_spans(first);
-  timer_.start(measuring_);
+  profile_.begin();
   pool_->run([&](int member) {
     Steps steps = first;
     draw(member, streams, c0_logits, config_.vocab, samplers, 0, codes);
     pool_->barrier();
-    timer_.lap(member, parts_.sampling);
+    profile_.end_stage(member, "sampling");
     put_hidden(member, steps, hidden);
     put_embeddings(member, steps, 1, 0, codes);
     for (int codebook = 1; codebook < config_.codebooks; ++codebook) {
       project(member, steps);
-      timer_.lap(member, parts_.projection);
+      profile_.end_stage(member, "projection");
       run_tower(member, steps, codebook);
       head(member, steps, steps.count - 1, codebook);
-      timer_.lap(member, parts_.heads);
+      profile_.end_stage(member, "heads");
       draw(member, streams, logits_.f32.data(), logits_.stride, samplers, codebook, codes);
-      if (codebook + 1 < config_.codebooks || timer_.on()) pool_->barrier();
-      timer_.lap(member, parts_.sampling);
+      if (codebook + 1 < config_.codebooks || profile_.on()) pool_->barrier();
+      profile_.end_stage(member, "sampling");
       if (codebook + 1 == config_.codebooks) break;
       steps = {streams, 1, codebook + 1};
       if (member == 0) set_spans(steps);
       put_embeddings(member, steps, 0, codebook, codes);
     }
-  }, timer_.waits());
-  parts_.barriers += timer_.stop();
+  }, profile_.waits());
+  profile_.end();
 }
 
 void CodebookDecoder::logits(int streams, const float *hidden, const std::int32_t *codes, float *out) {
@@ -103,13 +103,12 @@ void CodebookDecoder::logits(int streams, const float *hidden, const std::int32_
 
 void CodebookDecoder::measure(bool on) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  measuring_ = on;
-  if (on) parts_ = {};
+  profile_.measure(on);
 }
 
-DecoderParts CodebookDecoder::parts() const {
+ProfileResult CodebookDecoder::profile() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return parts_;
+  return profile_.result();
 }
 
 void CodebookDecoder::put_hidden(int member, const Steps &steps, const float *hidden) {
@@ -147,7 +146,7 @@ void CodebookDecoder::project(int member, const Steps &steps) {
 }
 
 void CodebookDecoder::run_tower(int member, const Steps &steps, int codebook) {
-  tower_->forward(member, spans_, steps.vectors(), heads_[static_cast<std::size_t>(codebook - 1)], timer_, parts_.tower);
+  tower_->forward(member, spans_, steps.vectors(), heads_[static_cast<std::size_t>(codebook - 1)], profile_);
 }
 
 // The logits of a codebook, from one step of every stream.

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "lap_timer.h"
 #include "llama_tower.h"
 #include "matmul.h"
 #include "sampler.h"
@@ -38,15 +37,6 @@ struct Steps {
   int vectors() const { return streams * count; }
 };
 
-// Where the time of decode_frames goes, in seconds; norms and roundings count to what they are for.
-struct DecoderParts {
-  double projection = 0;  // with the look-up of the embeddings
-  TowerParts tower;
-  double heads = 0;
-  double sampling = 0;
-  double barriers = 0;
-};
-
 class CodebookDecoder {
  public:
   // Packs the weights; of `tensors` only the audio table's data must outlive the decoder. Names and shapes:
@@ -63,9 +53,9 @@ class CodebookDecoder {
   // Teacher-forced: codes (streams, K), each in 0 .. V - 1; out (streams, K - 1, V), the logits of codes 1 .. K - 1.
   void logits(int streams, const float *hidden, const std::int32_t *codes, float *out);
 
-  // Measures decode_frames from now on, anew, or stops; parts() is what was found so far.
+  // Measures decode_frames from now on, anew, or stops; profile() is what was found so far.
   void measure(bool on);
-  DecoderParts parts() const;
+  ProfileResult profile() const;
 
   const DecoderConfig &config() const { return config_; }
 
@@ -101,9 +91,8 @@ class CodebookDecoder {
   int streams_ = 0;                  // that there is room for
   int vectors_ = 0;                  // likewise
 
-  bool measuring_ = false;
-  LapTimer timer_;
-  DecoderParts parts_;
+  // The projection's time is with the look-up of the embeddings.
+  Profile profile_{"projection", "attention", "feed_forward", "heads", "sampling"};
   mutable std::mutex mutex_;
 };
 

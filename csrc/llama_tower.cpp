@@ -41,7 +41,7 @@ void LlamaTower::reserve(int n) {
 }
 
 void LlamaTower::forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after,
-                         LapTimer &timer, TowerParts &parts) {
+                         Profile &profile) {
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const TowerLayer &layer = layers_[index];
     const bool last = index + 1 == layers_.size();
@@ -57,14 +57,14 @@ void LlamaTower::forward(int member, const std::vector<TowerSpan> &spans, int n,
     }
     add_matmul(member, n, layer.o, layer.gate, attended_);
     matmul_.barrier();
-    timer.lap(member, parts.attention);
+    profile.end_stage(member, "attention");
     normalise(member, n, nullptr, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), normed_);
     matmul_.barrier();
     feed_forward(member, n, layer);
     matmul_.barrier();
     add_matmul(member, n, layer.down, last ? after : layers_[index + 1].q, hidden_);
     matmul_.barrier();
-    timer.lap(member, parts.feed_forward);
+    profile.end_stage(member, "feed_forward");
   }
 }
 

@@ -10,7 +10,7 @@
 
 #include "kernels/kernels.h"
 #include "foundation/kv_cache.h"
-#include "lap_timer.h"
+#include "foundation/profile.h"
 #include "matmul.h"
 #include "foundation/thread_pool.h"
 #include "weights.h"
@@ -74,12 +74,6 @@ struct TowerSpan {
   int count;
 };
 
-// Seconds; norms and roundings count to what they are for.
-struct TowerParts {
-  double attention = 0;
-  double feed_forward = 0;
-};
-
 class LlamaTower {
  public:
   // Packs the weights; the sources' data may go afterwards. The sources are whole: TensorReader::check() has passed.
@@ -96,9 +90,9 @@ class LlamaTower {
   // before the first and separates it from the second.
 
   // Runs all layers over the n vectors of the spans. Results of a vector depend on its own sequence alone, and not on
-  // the spans that it came in. `after`: the matrix that reads the result, prefetched in time.
-  void forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after, LapTimer &timer,
-               TowerParts &parts);
+  // the spans that it came in. `after`: the matrix that reads the result, prefetched in time. Stages: "attention" and
+  // "feed_forward"; norms and roundings count to what they are for.
+  void forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after, Profile &profile);
   // out[i] = the final norm of vector vectors[i], for i < n.
   void final_norm(int member, int n, const int *vectors, bool rounded, Activations &out);
 

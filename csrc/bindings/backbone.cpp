@@ -5,6 +5,7 @@
 #include "backbone.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/profile.h"
 #include "bindings/released.h"
 #include "bindings/tensors.h"
 
@@ -56,19 +57,6 @@ void restore(Backbone &self, int sequence, int count, const py::object &saved_ar
   self.restore(sequence, count, in);
 }
 
-py::dict parts(const Backbone &self) {
-  const BackboneParts found = [&] {
-    Released released;
-    return self.parts();
-  }();
-  py::dict out;
-  out["attention"] = found.tower.attention;
-  out["feed_forward"] = found.tower.feed_forward;
-  out["head"] = found.head;
-  out["barriers"] = found.barriers;
-  return out;
-}
-
 }  // namespace
 
 void bind_backbone(py::module_ &m) {
@@ -106,12 +94,9 @@ void bind_backbone(py::module_ &m) {
       .def("restore", &restore, py::kw_only(), py::arg("sequence"), py::arg("count"), py::arg("saved"),
            "Gives an empty sequence the `count` positions that save() copied: what follows has the same bits.\n"
            "Raises ValueError for a sequence that is not there or not empty, or a copy of another size.")
-      .def("measure", [](Backbone &self, bool on) {
-             Released released;
-             self.measure(on);
-           }, py::kw_only(), py::arg("on"),
-           "Measures the parts of decode from now on, anew, or stops; only where all results are wanted.")
-      .def("parts", &parts, "What measure(on=True) found so far: part to seconds.");
+      .def("measure", &measure<Backbone>, py::kw_only(), py::arg("on"),
+           "Measures passes whose results are all wanted from now on, anew, or stops; what was found stays.")
+      .def("parts", [](const Backbone &self) { return parts_of(profile(self)); }, kPartsDoc);
 }
 
 }  // namespace csm

@@ -11,6 +11,7 @@
 #include "linear.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/profile.h"
 #include "bindings/released.h"
 #include "bindings/tensors.h"
 
@@ -223,24 +224,9 @@ void bind_decoder(py::module_ &m) {
            "Teacher-forced logits of codes 1 .. K - 1.\n\n"
            "hidden: (B, input_width) float32; codes: (B, K) int32 in 0 .. V - 1.\n"
            "Returns (B, K - 1, V) float32. Raises ValueError for a code outside.")
-      .def("measure", [](OwnedDecoder &self, bool on) {
-             Released released;
-             self.decoder->measure(on);
-           }, py::kw_only(), py::arg("on"), "Measures the parts of decode_frames from now on, anew, or stops.")
-      .def("parts", [](const OwnedDecoder &self) {
-             const DecoderParts parts = [&] {
-               Released released;
-               return self.decoder->parts();
-             }();
-             py::dict out;
-             out["projection"] = parts.projection;
-             out["attention"] = parts.tower.attention;
-             out["feed_forward"] = parts.tower.feed_forward;
-             out["heads"] = parts.heads;
-             out["sampling"] = parts.sampling;
-             out["barriers"] = parts.barriers;
-             return out;
-           }, "What measure(on=True) found so far: part to seconds.");
+      .def("measure", [](OwnedDecoder &self, bool on) { measure(*self.decoder, on); }, py::kw_only(), py::arg("on"),
+           kMeasureDoc)
+      .def("parts", [](const OwnedDecoder &self) { return parts_of(profile(*self.decoder)); }, kPartsDoc);
 }
 
 }  // namespace csm

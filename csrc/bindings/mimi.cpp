@@ -1,4 +1,5 @@
 #include "bindings/bindings.h"
+#include "bindings/profile.h"
 #include "bindings/released.h"
 
 #include <pybind11/numpy.h>
@@ -120,29 +121,6 @@ Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, 
   return out;
 }
 
-// Stage to (seconds, flops, bytes of weights).
-template <class Self>
-py::dict stages(const Self &self) {
-  const std::map<std::string, mimi::StageTime> found = [&] {
-    Released released;
-    return self.core->stages();
-  }();
-  py::dict out;
-  for (const auto &[stage, time] : found)
-    out[py::str(stage)] = py::make_tuple(time.seconds, time.flops, time.weight_bytes);
-  return out;
-}
-
-template <class Self>
-void measure(Self &self, bool on) {
-  Released released;
-  self.core->measure(on);
-}
-
-constexpr const char *kMeasureDoc = "Measures the stages of every call from now on, anew, or stops.";
-constexpr const char *kStagesDoc =
-    "What measure(on=True) found so far: stage to (seconds, flops of matrix products, bytes of weights they read).";
-
 Codes encode(PyEncoder &self, mimi::EncoderState &state, const Floats &samples) {
   const mimi::Config &config = self.core->config();
   if (state.owner != self.core.get()) throw std::invalid_argument("the state belongs to another encoder");
@@ -186,8 +164,8 @@ void bind_mimi(py::module_ &m) {
            "codebook count as its nearest entry. codebooks: how many of the K to use, 0 for all.\n\n"
            "The samples are the same bit for bit however frames are cut into calls and streams grouped.\n"
            "Raises ValueError for shapes that do not fit, foreign or repeated states.")
-      .def("measure", &measure<PyDecoder>, py::kw_only(), py::arg("on"), kMeasureDoc)
-      .def("stages", &stages<PyDecoder>, kStagesDoc);
+      .def("measure", [](PyDecoder &self, bool on) { measure(*self.core, on); }, py::kw_only(), py::arg("on"), kMeasureDoc)
+      .def("stages", [](const PyDecoder &self) { return stages_of(profile(*self.core)); }, kStagesDoc);
 
   py::class_<mimi::EncoderState>(m, "MimiEncoderState",
         "What one stream of sound remembers from call to call. Made by MimiEncoder.new_state().")
@@ -204,8 +182,8 @@ void bind_mimi(py::module_ &m) {
            "Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,) float32; state moves on.\n\n"
            "The codes are the same however the samples are cut into calls.\n"
            "Raises ValueError for a length that is no whole number of frames or a foreign state.")
-      .def("measure", &measure<PyEncoder>, py::kw_only(), py::arg("on"), kMeasureDoc)
-      .def("stages", &stages<PyEncoder>, kStagesDoc);
+      .def("measure", [](PyEncoder &self, bool on) { measure(*self.core, on); }, py::kw_only(), py::arg("on"), kMeasureDoc)
+      .def("stages", [](const PyEncoder &self) { return stages_of(profile(*self.core)); }, kStagesDoc);
 }
 
 }  // namespace csm

@@ -88,12 +88,12 @@ DecoderState Decoder::new_state() const {
 
 void Decoder::measure(bool on) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  profile_ = on ? std::make_unique<Profile>() : nullptr;
+  profile_.measure(on);
 }
 
-std::map<std::string, StageTime> Decoder::stages() const {
+ProfileResult Decoder::profile() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return profile_ ? profile_->stages() : std::map<std::string, StageTime>();
+  return profile_.result();
 }
 
 // What all members need to know of one pass.
@@ -129,8 +129,9 @@ void Decoder::decode(ThreadPool &pool, const std::vector<DecoderState *> &states
     pass.frames = std::min(most, frames - first);
     pass.codes = codes + ptrdiff_t{first} * code_stride;
     pass.out = out + ptrdiff_t{first} * config_.frame_samples;
-    if (profile_) profile_->begin();
-    pool.run([&](int index) { run({&pool, index, pool.threads(), index == 0 ? profile_.get() : nullptr}, pass); });
+    profile_.begin();
+    pool.run([&](int index) { run({&pool, index, pool.threads(), &profile_}, pass); });
+    profile_.end();
   }
 }
 

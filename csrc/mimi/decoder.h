@@ -5,8 +5,6 @@
 // the same samples bit for bit.
 #pragma once
 
-#include <map>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -61,9 +59,9 @@ class Decoder {
 
   const Config &config() const { return config_; }
 
-  // Begins anew to measure the stages of each call, or stops; stages() is what was found so far.
+  // Measures the stages of each call from now on, anew, or stops; profile() is what was found so far.
   void measure(bool on);
-  std::map<std::string, StageTime> stages() const;
+  ProfileResult profile() const;
 
  private:
   struct Scratch {
@@ -93,7 +91,7 @@ class Decoder {
   std::vector<size_t> context_sizes_;  // floats, by slot
   mutable std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
-  std::unique_ptr<Profile> profile_;
+  Profile profile_;
 };
 
 }  // namespace csm::mimi

@@ -74,12 +74,12 @@ EncoderState Encoder::new_state() const {
 
 void Encoder::measure(bool on) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  profile_ = on ? std::make_unique<Profile>() : nullptr;
+  profile_.measure(on);
 }
 
-std::map<std::string, StageTime> Encoder::stages() const {
+ProfileResult Encoder::profile() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return profile_ ? profile_->stages() : std::map<std::string, StageTime>();
+  return profile_.result();
 }
 
 // What all members need to know of one pass.
@@ -103,8 +103,9 @@ void Encoder::encode(ThreadPool &pool, EncoderState &state, const float *samples
                        samples + ptrdiff_t{first} * config_.frame_samples,
                        std::min(kFramesPerPass, frames - first),
                        codes + ptrdiff_t{first} * config_.codebooks};
-    if (profile_) profile_->begin();
-    pool.run([&](int index) { run({&pool, index, pool.threads(), index == 0 ? profile_.get() : nullptr}, pass); });
+    profile_.begin();
+    pool.run([&](int index) { run({&pool, index, pool.threads(), &profile_}, pass); });
+    profile_.end();
     state.frames += pass.frames;
   }
 }

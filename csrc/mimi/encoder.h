@@ -4,8 +4,6 @@
 // all streaming state in a value that is passed in. Memory does not depend on the length of the sound.
 #pragma once
 
-#include <map>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -61,9 +59,9 @@ class Encoder {
 
   const Config &config() const { return config_; }
 
-  // Begins anew to measure the stages of each call, or stops; stages() is what was found so far.
+  // Measures the stages of each call from now on, anew, or stops; profile() is what was found so far.
   void measure(bool on);
-  std::map<std::string, StageTime> stages() const;
+  ProfileResult profile() const;
 
  private:
   // Signals of the blocks that run frame by frame, and of those that run on a whole pass.
@@ -101,7 +99,7 @@ class Encoder {
   std::vector<size_t> context_sizes_;  // floats, by slot
   mutable std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
-  std::unique_ptr<Profile> profile_;
+  Profile profile_;
 };
 
 }  // namespace csm::mimi

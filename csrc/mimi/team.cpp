@@ -23,7 +23,7 @@ int row_blocks(int panels, int rows, int members) {
 
 void multiply(const Member &member, const DenseMatMul &product, int rows) {
   const DenseKernels &kernels = dense_kernels();
-  if (member.profile) {
+  if (member.index == 0 && member.profile->on()) {
     const double weights = static_cast<double>(product.w->n) * product.w->k;
     member.profile->count(2 * weights * rows, (product.w->half ? 2.0 : 4.0) * weights);
   }

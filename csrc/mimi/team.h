@@ -2,9 +2,9 @@
 #pragma once
 
 #include "kernels/dense.h"
-#include "mimi/matrix.h"
-#include "mimi/profile.h"
+#include "foundation/profile.h"
 #include "foundation/thread_pool.h"
+#include "mimi/matrix.h"
 
 namespace csm::mimi {
 
@@ -12,12 +12,12 @@ struct Member {
   ThreadPool *pool;
   int index;
   int count;
-  Profile *profile;  // member 0's, when asked for
+  Profile *profile;
 
   // All members have come here: the stage is complete.
   void finish(const char *stage, int number = -1) const {
     pool->barrier();
-    if (profile) profile->end_stage(stage, number);
+    profile->end_stage(index, stage, number);
   }
   Range share(int items, int grain = 1) const { return csm::share(items, index, count, grain); }
 };
