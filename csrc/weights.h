@@ -1,44 +1,16 @@
-// Model weights as they come from a file, and as the kernels take them.
+// Weights as the towers' kernels take them.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
-#include <string>
-#include <vector>
 
 #include "foundation/memory.h"
-#include "kernels/kernels.h"
 #include "foundation/quant_blocks.h"
+#include "foundation/tensors.h"
 #include "foundation/thread_pool.h"
+#include "kernels/kernels.h"
 
 namespace csm {
-
-// A tensor in a file: row-major, rows of whole quantisation blocks. Does not own its data.
-struct TensorSource {
-  TensorType type;
-  std::vector<std::int64_t> shape;  // slowest dimension first
-  const std::uint8_t *data;
-  std::size_t bytes;
-};
-using TensorMap = std::map<std::string, TensorSource>;
-
-// Takes tensors out of a map by name, type and shape, and collects all that is wrong with them.
-class TensorReader {
- public:
-  explicit TensorReader(const TensorMap &tensors) : tensors_(tensors) {}
-
-  // The tensor, or null after noting the problem.
-  const TensorSource *take(const std::string &name, const std::vector<std::int64_t> &shape, bool optional = false);
-  void problem(const std::string &text) { problems_.push_back(text); }
-
-  // Throws std::invalid_argument that lists every problem.
-  void check() const;
-
- private:
-  const TensorMap &tensors_;
-  std::vector<std::string> problems_;
-};
 
 // Rows that are looked up, not multiplied: kept in the file's own format and place.
 struct EmbeddingTable {

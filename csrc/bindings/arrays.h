@@ -37,4 +37,19 @@ Array<T> checked(const pybind11::handle &argument, const char *name, const std::
   return array;
 }
 
+// A C-contiguous array of float32 or float16, of any shape.
+struct FloatArray {
+  pybind11::array array;
+  bool half;
+};
+inline FloatArray checked_floats(const pybind11::handle &argument, const char *name) {
+  if (pybind11::isinstance<pybind11::array>(argument)) {
+    auto array = pybind11::reinterpret_borrow<pybind11::array>(argument);
+    const bool half = array.dtype().is(pybind11::dtype("e"));
+    if ((half || Array<float>::check_(argument)) && (array.flags() & pybind11::array::c_style) != 0)
+      return {std::move(array), half};
+  }
+  throw pybind11::type_error(std::string(name) + " must be a C-contiguous array of float32 or float16");
+}
+
 }  // namespace csm

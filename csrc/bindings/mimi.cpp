@@ -1,12 +1,12 @@
 #include "bindings/bindings.h"
 #include "bindings/profile.h"
 #include "bindings/released.h"
+#include "bindings/tensors.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <stdexcept>
 
@@ -62,28 +62,13 @@ mimi::Config config_of(const py::object &from) {
   return c;
 }
 
-// Views of float32 and float16 arrays; the arrays must outlive them.
-mimi::Tensors tensors_of(const py::dict &from) {
-  std::unordered_map<std::string, mimi::Tensor> out;
-  for (const auto &[key, value] : from) {
-    const std::string name = py::cast<std::string>(key);
-    const bool is_array = py::isinstance<py::array>(value);
-    const py::array array = is_array ? py::reinterpret_borrow<py::array>(value) : py::array();
-    const bool half = is_array && array.dtype().is(py::dtype("e"));
-    if (!(half && (array.flags() & py::array::c_style)) && !py::isinstance<Floats>(value))
-      throw py::type_error("tensor " + name + " must be a C-contiguous array of float32 or float16");
-    out[name] = {array.data(), std::vector<long>(array.shape(), array.shape() + array.ndim()), half};
-  }
-  return mimi::Tensors(std::move(out));
-}
-
 // A decoder or an encoder of the codec, what it reads in place, and the threads that it runs on.
 template <class Core>
 struct Owned {
   Owned(const py::object &config, const py::dict &tensors, std::shared_ptr<ThreadPool> threads)
       : held(tensors.attr("copy")()), pool(threads ? std::move(threads) : std::make_shared<ThreadPool>(1)) {
     const mimi::Config sizes = config_of(config);
-    const mimi::Tensors views = tensors_of(held);
+    const TensorMap views = float_tensors(held);
     Released released;
     core = std::make_unique<Core>(sizes, views);
   }

@@ -6,7 +6,7 @@
 #include <map>
 #include <string>
 
-#include "weights.h"
+#include "foundation/tensors.h"
 #include "bindings/arrays.h"
 
 namespace csm {
@@ -30,5 +30,17 @@ struct TensorArguments {
   TensorMap map;
   std::map<std::string, pybind11::object> arrays;
 };
+
+// Views of NumPy arrays of float32 and float16 by name; the arrays must outlive them.
+inline TensorMap float_tensors(const pybind11::dict &arrays) {
+  TensorMap out;
+  for (const auto &[key, value] : arrays) {
+    const auto name = key.cast<std::string>();
+    const FloatArray array = checked_floats(value, ("tensor " + name).c_str());
+    out[name] = {array.half ? TensorType::f16 : TensorType::f32, {array.array.shape(), array.array.shape() + array.array.ndim()},
+                 static_cast<const std::uint8_t *>(array.array.data()), static_cast<std::size_t>(array.array.nbytes())};
+  }
+  return out;
+}
 
 }  // namespace csm

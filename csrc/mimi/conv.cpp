@@ -54,7 +54,7 @@ Signal signal_at(float *at, int streams, int context, int steps, int channels) {
   return {at, streams, context, steps, channels, ptrdiff_t{context + steps} * channels};
 }
 
-Conv load_conv(Tensors &tensors, const std::string &name, int out, int in, int kernel, int stride, int dilation,
+Conv load_conv(TensorReader &reader, const std::string &name, int out, int in, int kernel, int stride, int dilation,
                bool bias) {
   Conv conv;
   conv.in = in;
@@ -62,9 +62,9 @@ Conv load_conv(Tensors &tensors, const std::string &name, int out, int in, int k
   conv.taps = kernel;
   conv.stride = stride;
   conv.dilation = dilation;
-  const float *weight = tensors.get(name + ".weight", {out, in, kernel});
-  const float *offsets = bias ? tensors.get(name + ".bias", {out}) : nullptr;
-  if (!tensors.good()) return conv;
+  const float *weight = reader.floats(name + ".weight", {out, in, kernel});
+  const float *offsets = bias ? reader.floats(name + ".bias", {out}) : nullptr;
+  if (!reader.good()) return conv;
   Layout layout;
   for (long o = 0; o < out; ++o) layout.n_offsets.push_back(o * in * kernel);
   for (long tap = 0; tap < kernel; ++tap)
@@ -73,16 +73,16 @@ Conv load_conv(Tensors &tensors, const std::string &name, int out, int in, int k
   return conv;
 }
 
-Conv load_transposed(Tensors &tensors, const std::string &name, int in, int out, int stride, int groups, bool bias) {
+Conv load_transposed(TensorReader &reader, const std::string &name, int in, int out, int stride, int groups, bool bias) {
   Conv conv;
   conv.in = in;
   conv.out = out;
   conv.taps = 2;
   conv.phases = stride;
   const int kernel = conv.taps * stride, group_in = in / groups, group_out = out / groups;
-  const float *weight = tensors.get(name + ".weight", {in, group_out, kernel});
-  const float *offsets = bias ? tensors.get(name + ".bias", {out}) : nullptr;
-  if (!tensors.good()) return conv;
+  const float *weight = reader.floats(name + ".weight", {in, group_out, kernel});
+  const float *offsets = bias ? reader.floats(name + ".bias", {out}) : nullptr;
+  if (!reader.good()) return conv;
 
   // Output step p of window t: sum over m of x[t - m] W[:, :, p + m * stride]; the window's last tap is m = 0.
   // Groups are written out as a block-diagonal matrix.

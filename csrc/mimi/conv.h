@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "foundation/tensors.h"
 #include "mimi/team.h"
-#include "mimi/tensors.h"
 
 namespace csm::mimi {
 
@@ -51,10 +51,10 @@ struct Conv {
 };
 
 // Conv1d, weight (out, in, kernel), bias (out) unless bias_name is empty. Reads nothing while problems are pending.
-Conv load_conv(Tensors &tensors, const std::string &name, int out, int in, int kernel, int stride, int dilation,
+Conv load_conv(TensorReader &reader, const std::string &name, int out, int in, int kernel, int stride, int dilation,
                bool bias);
 // ConvTranspose1d, weight (in, out / groups, taps * stride).
-Conv load_transposed(Tensors &tensors, const std::string &name, int in, int out, int stride, int groups, bool bias);
+Conv load_transposed(TensorReader &reader, const std::string &name, int in, int out, int stride, int groups, bool bias);
 
 // What a convolution writes; base null: not wanted.
 struct Outputs {

@@ -13,22 +13,22 @@ constexpr int kFramesPerPass = 32;
 // and many steps, they run frame by frame so that their activations stay in the cache.
 constexpr size_t kWholeBlocks = 1;
 
-DecoderBlock load_block(Tensors &tensors, const Config &config, int index, int channels) {
+DecoderBlock load_block(TensorReader &reader, const Config &config, int index, int channels) {
   const std::string at = "dec.block." + std::to_string(index);
   DecoderBlock block;
-  block.up = load_transposed(tensors, at + ".up", channels, channels / 2, config.ratios[static_cast<size_t>(index)], 1,
+  block.up = load_transposed(reader, at + ".up", channels, channels / 2, config.ratios[static_cast<size_t>(index)], 1,
                              true);
-  block.residuals = load_residuals(tensors, at, channels / 2, config);
+  block.residuals = load_residuals(reader, at, channels / 2, config);
   return block;
 }
 
-void load_quantizer(DecoderWeights &w, Tensors &tensors, const Config &config) {
+void load_quantizer(DecoderWeights &w, TensorReader &reader, const Config &config) {
   const long size = config.codebook_size, dim = config.codebook_dim, width = config.width;
   for (int k = 0; k < config.codebooks; ++k)
-    w.codebooks.push_back(tensors.get("rvq.codebook." + std::to_string(k), {size, dim}));
-  const float *semantic = tensors.get("rvq.semantic.out_proj.weight", {width, dim});
-  const float *acoustic = tensors.get("rvq.acoustic.out_proj.weight", {width, dim});
-  if (!tensors.good()) return;
+    w.codebooks.push_back(reader.floats("rvq.codebook." + std::to_string(k), {size, dim}));
+  const float *semantic = reader.floats("rvq.semantic.out_proj.weight", {width, dim});
+  const float *acoustic = reader.floats("rvq.acoustic.out_proj.weight", {width, dim});
+  if (!reader.good()) return;
   std::vector<float> joined;
   for (long n = 0; n < width; ++n) {
     joined.insert(joined.end(), semantic + n * dim, semantic + (n + 1) * dim);
@@ -37,16 +37,16 @@ void load_quantizer(DecoderWeights &w, Tensors &tensors, const Config &config) {
   w.out_proj = pack(joined.data(), row_major(config.width, 2 * config.codebook_dim), nullptr);
 }
 
-void load_upsample(DecoderWeights &w, Tensors &tensors, const Config &config) {
+void load_upsample(DecoderWeights &w, TensorReader &reader, const Config &config) {
   const int kernel = 2 * config.stride();
   w.upsample_conv.in = config.width;
   w.upsample_conv.taps = 2;
   if (config.upsample_groups < config.width) {
-    w.upsample_conv = load_transposed(tensors, "upsample", config.width, config.width, config.stride(),
+    w.upsample_conv = load_transposed(reader, "upsample", config.width, config.width, config.stride(),
                                       config.upsample_groups, false);
     return;
   }
-  const float *from = tensors.get("upsample.weight", {config.width, 1, kernel});
+  const float *from = reader.floats("upsample.weight", {config.width, 1, kernel});
   w.upsample.resize(static_cast<size_t>(kernel) * static_cast<size_t>(config.width));
   if (!from) return;
   for (int c = 0; c < config.width; ++c)
@@ -67,18 +67,19 @@ std::vector<Conv *> DecoderWeights::convs() {
 
 size_t DecoderState::bytes() const { return transformer.cache.bytes() + contexts.bytes(); }
 
-Decoder::Decoder(const Config &config, Tensors tensors) : config_(config) {
+Decoder::Decoder(const Config &config, const TensorMap &tensors) : config_(config) {
   config.check();
+  TensorReader reader(tensors);
   DecoderWeights &w = weights_;
-  load_quantizer(w, tensors, config);
-  load_upsample(w, tensors, config);
-  w.transformer = load_transformer(tensors, "dec.tfm", config);
+  load_quantizer(w, reader, config);
+  load_upsample(w, reader, config);
+  w.transformer = load_transformer(reader, "dec.tfm", config);
   int channels = config.filters << config.ratios.size();
-  w.conv_in = load_conv(tensors, "dec.conv_in", channels, config.width, config.kernel, 1, 1, true);
+  w.conv_in = load_conv(reader, "dec.conv_in", channels, config.width, config.kernel, 1, 1, true);
   for (size_t i = 0; i < config.ratios.size(); ++i, channels /= 2)
-    w.blocks.push_back(load_block(tensors, config, static_cast<int>(i), channels));
-  w.conv_out = load_conv(tensors, "dec.conv_out", 1, channels, config.last_kernel, 1, 1, true);
-  tensors.check();
+    w.blocks.push_back(load_block(reader, config, static_cast<int>(i), channels));
+  w.conv_out = load_conv(reader, "dec.conv_out", 1, channels, config.last_kernel, 1, 1, true);
+  reader.check();
   context_sizes_ = number_contexts(w.convs());
 }
 

@@ -48,7 +48,7 @@ class Decoder {
  public:
   // Codebooks stay in the caller's memory and must outlive the decoder; all else is copied.
   // Throws std::invalid_argument for a bad configuration or, all together, bad tensors.
-  Decoder(const Config &config, Tensors tensors);
+  Decoder(const Config &config, const TensorMap &tensors);
 
   DecoderState new_state() const;
 

@@ -8,20 +8,20 @@ namespace {
 
 constexpr int kFramesPerPass = 16;
 
-Matrix load_in_proj(Tensors &tensors, const Config &config) {
+Matrix load_in_proj(TensorReader &reader, const Config &config) {
   const long dim = config.codebook_dim, width = config.width;
-  const float *semantic = tensors.get("rvq.semantic.in_proj.weight", {dim, width});
-  const float *acoustic = tensors.get("rvq.acoustic.in_proj.weight", {dim, width});
-  if (!tensors.good()) return {};
+  const float *semantic = reader.floats("rvq.semantic.in_proj.weight", {dim, width});
+  const float *acoustic = reader.floats("rvq.acoustic.in_proj.weight", {dim, width});
+  if (!reader.good()) return {};
   std::vector<float> joined(semantic, semantic + dim * width);
   joined.insert(joined.end(), acoustic, acoustic + dim * width);
   return pack(joined.data(), row_major(2 * config.codebook_dim, config.width), nullptr);
 }
 
-Codebook load_codebook(Tensors &tensors, int k, const Config &config) {
+Codebook load_codebook(TensorReader &reader, int k, const Config &config) {
   const int size = config.codebook_size, dim = config.codebook_dim;
-  Codebook book = {tensors.get("rvq.codebook." + std::to_string(k), {size, dim}), {}};
-  if (!tensors.good()) return book;
+  Codebook book = {reader.floats("rvq.codebook." + std::to_string(k), {size, dim}), {}};
+  if (!reader.good()) return book;
   std::vector<float> offsets;
   for (const float *row = book.rows; row < book.rows + ptrdiff_t{size} * dim; row += dim) {
     double square = 0;
@@ -47,24 +47,25 @@ std::vector<Conv *> EncoderWeights::convs() {
 
 size_t EncoderState::bytes() const { return transformer.cache.bytes() + contexts.bytes(); }
 
-Encoder::Encoder(const Config &config, Tensors tensors) : config_(config) {
+Encoder::Encoder(const Config &config, const TensorMap &tensors) : config_(config) {
   config.check();
+  TensorReader reader(tensors);
   EncoderWeights &w = weights_;
   int channels = config.filters;
-  w.conv_in = load_conv(tensors, "enc.conv_in", channels, 1, config.kernel, 1, 1, true);
+  w.conv_in = load_conv(reader, "enc.conv_in", channels, 1, config.kernel, 1, 1, true);
   for (size_t i = 0; i < config.ratios.size(); ++i, channels *= 2) {
     const std::string at = "enc.block." + std::to_string(i);
     const int ratio = config.ratios[config.ratios.size() - 1 - i];
-    w.blocks.push_back({load_residuals(tensors, at, channels, config),
-                        load_conv(tensors, at + ".down", 2 * channels, channels, 2 * ratio, ratio, 1, true)});
+    w.blocks.push_back({load_residuals(reader, at, channels, config),
+                        load_conv(reader, at + ".down", 2 * channels, channels, 2 * ratio, ratio, 1, true)});
   }
-  w.conv_out = load_conv(tensors, "enc.conv_out", config.width, channels, config.last_kernel, 1, 1, true);
-  w.transformer = load_transformer(tensors, "enc.tfm", config);
+  w.conv_out = load_conv(reader, "enc.conv_out", config.width, channels, config.last_kernel, 1, 1, true);
+  w.transformer = load_transformer(reader, "enc.tfm", config);
   w.downsample =
-      load_conv(tensors, "downsample", config.width, config.width, 2 * config.stride(), config.stride(), 1, false);
-  w.in_proj = load_in_proj(tensors, config);
-  for (int k = 0; k < config.codebooks; ++k) w.codebooks.push_back(load_codebook(tensors, k, config));
-  tensors.check();
+      load_conv(reader, "downsample", config.width, config.width, 2 * config.stride(), config.stride(), 1, false);
+  w.in_proj = load_in_proj(reader, config);
+  for (int k = 0; k < config.codebooks; ++k) w.codebooks.push_back(load_codebook(reader, k, config));
+  reader.check();
   context_sizes_ = number_contexts(w.convs());
 }
 

@@ -50,7 +50,7 @@ class Encoder {
  public:
   // Codebooks stay in the caller's memory and must outlive the encoder; all else is copied.
   // Throws std::invalid_argument for a bad configuration or, all together, bad tensors.
-  Encoder(const Config &config, Tensors tensors);
+  Encoder(const Config &config, const TensorMap &tensors);
 
   EncoderState new_state() const;
 

@@ -14,14 +14,14 @@ Signal raw_for(const Signal &out, BlockScratch &scratch) {
 
 }  // namespace
 
-std::vector<Residual> load_residuals(Tensors &tensors, const std::string &name, int channels, const Config &config) {
+std::vector<Residual> load_residuals(TensorReader &reader, const std::string &name, int channels, const Config &config) {
   std::vector<Residual> residuals;
   const int hidden = channels / config.compress;
   int dilation = 1;
   for (int j = 0; j < config.residual_layers; ++j, dilation *= config.dilation_growth) {
     const std::string at = name + ".res." + std::to_string(j);
-    residuals.push_back({load_conv(tensors, at + ".conv1", hidden, channels, config.residual_kernel, 1, dilation, true),
-                         load_conv(tensors, at + ".conv2", channels, hidden, 1, 1, 1, true)});
+    residuals.push_back({load_conv(reader, at + ".conv1", hidden, channels, config.residual_kernel, 1, dilation, true),
+                         load_conv(reader, at + ".conv2", channels, hidden, 1, 1, 1, true)});
   }
   return residuals;
 }

@@ -16,7 +16,7 @@ struct Residual {
 };
 
 // Those of one block, `name`.res.{j}.
-std::vector<Residual> load_residuals(Tensors &tensors, const std::string &name, int channels, const Config &config);
+std::vector<Residual> load_residuals(TensorReader &reader, const std::string &name, int channels, const Config &config);
 
 // Signals of one block; every layer's sizes fit after need().
 struct BlockScratch {

@@ -6,38 +6,38 @@
 namespace csm::mimi {
 namespace {
 
-Buffer load_vector(Tensors &tensors, const std::string &name, int n) {
-  const float *from = tensors.get(name, {n});
+Buffer load_vector(TensorReader &reader, const std::string &name, int n) {
+  const float *from = reader.floats(name, {n});
   if (!from) return {};
   Buffer out(static_cast<size_t>(n));
   std::copy_n(from, n, out.data());
   return out;
 }
 
-const float *find(Tensors &tensors, const std::string &name, const std::vector<long> &shape, const float *) {
-  return tensors.get(name, shape);
+const float *find(TensorReader &reader, const std::string &name, const TensorReader::Shape &shape, const float *) {
+  return reader.floats(name, shape);
 }
-const uint16_t *find(Tensors &tensors, const std::string &name, const std::vector<long> &shape, const uint16_t *) {
-  return tensors.get_half(name, shape);
+const uint16_t *find(TensorReader &reader, const std::string &name, const TensorReader::Shape &shape, const uint16_t *) {
+  return reader.halves(name, shape);
 }
 
 // The rows of several linear maps of `in` inputs as one matrix, all in the precision `Weight`.
 template <class Weight>
-Matrix join(Tensors &tensors, const std::vector<std::pair<std::string, long>> &parts, long in) {
+Matrix join(TensorReader &reader, const std::vector<std::pair<std::string, long>> &parts, long in) {
   std::vector<Weight> rows;
   for (const auto &[name, out] : parts) {
-    const Weight *from = find(tensors, name + ".weight", {out, in}, static_cast<const Weight *>(nullptr));
-    if (from && tensors.good()) rows.insert(rows.end(), from, from + out * in);
+    const Weight *from = find(reader, name + ".weight", {out, in}, static_cast<const Weight *>(nullptr));
+    if (from && reader.good()) rows.insert(rows.end(), from, from + out * in);
   }
-  if (!tensors.good()) return {};
+  if (!reader.good()) return {};
   return pack(rows.data(), row_major(static_cast<int>(static_cast<long>(rows.size()) / in), static_cast<int>(in)),
               nullptr);
 }
 
 // In half precision where the first of them is.
-Matrix load_linear(Tensors &tensors, const std::vector<std::pair<std::string, long>> &parts, long in) {
-  return tensors.is_half(parts.front().first + ".weight") ? join<uint16_t>(tensors, parts, in)
-                                                          : join<float>(tensors, parts, in);
+Matrix load_linear(TensorReader &reader, const std::vector<std::pair<std::string, long>> &parts, long in) {
+  return reader.has(parts.front().first + ".weight", TensorType::f16) ? join<uint16_t>(reader, parts, in)
+                                                          : join<float>(reader, parts, in);
 }
 
 const float *row(const Rows &rows, int r) {
@@ -153,7 +153,7 @@ void attention(const Call &call, int layer) {
 
 }  // namespace
 
-Transformer load_transformer(Tensors &tensors, const std::string &name, const Config &config) {
+Transformer load_transformer(TensorReader &reader, const std::string &name, const Config &config) {
   Transformer t;
   t.width = config.width;
   t.heads = config.heads;
@@ -168,17 +168,17 @@ Transformer load_transformer(Tensors &tensors, const std::string &name, const Co
   for (int l = 0; l < config.layers; ++l) {
     const std::string at = name + "." + std::to_string(l);
     TransformerLayer layer;
-    layer.attn_norm_weight = load_vector(tensors, at + ".attn_norm.weight", t.width);
-    layer.attn_norm_bias = load_vector(tensors, at + ".attn_norm.bias", t.width);
-    layer.qkv = load_linear(tensors, {{at + ".attn_q", queries}, {at + ".attn_k", keys}, {at + ".attn_v", keys}},
+    layer.attn_norm_weight = load_vector(reader, at + ".attn_norm.weight", t.width);
+    layer.attn_norm_bias = load_vector(reader, at + ".attn_norm.bias", t.width);
+    layer.qkv = load_linear(reader, {{at + ".attn_q", queries}, {at + ".attn_k", keys}, {at + ".attn_v", keys}},
                             t.width);
-    layer.attn_out = load_linear(tensors, {{at + ".attn_out", t.width}}, queries);
-    layer.attn_scale = load_vector(tensors, at + ".attn_scale", t.width);
-    layer.ffn_norm_weight = load_vector(tensors, at + ".ffn_norm.weight", t.width);
-    layer.ffn_norm_bias = load_vector(tensors, at + ".ffn_norm.bias", t.width);
-    layer.ffn_up = load_linear(tensors, {{at + ".ffn_up", t.ffn}}, t.width);
-    layer.ffn_down = load_linear(tensors, {{at + ".ffn_down", t.width}}, t.ffn);
-    layer.ffn_scale = load_vector(tensors, at + ".ffn_scale", t.width);
+    layer.attn_out = load_linear(reader, {{at + ".attn_out", t.width}}, queries);
+    layer.attn_scale = load_vector(reader, at + ".attn_scale", t.width);
+    layer.ffn_norm_weight = load_vector(reader, at + ".ffn_norm.weight", t.width);
+    layer.ffn_norm_bias = load_vector(reader, at + ".ffn_norm.bias", t.width);
+    layer.ffn_up = load_linear(reader, {{at + ".ffn_up", t.ffn}}, t.width);
+    layer.ffn_down = load_linear(reader, {{at + ".ffn_down", t.width}}, t.ffn);
+    layer.ffn_scale = load_vector(reader, at + ".ffn_scale", t.width);
     t.layers.push_back(std::move(layer));
   }
   return t;

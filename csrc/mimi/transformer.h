@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "foundation/kv_cache.h"
+#include "foundation/tensors.h"
 #include "mimi/config.h"
 #include "mimi/team.h"
-#include "mimi/tensors.h"
 
 namespace csm::mimi {
 
@@ -34,7 +34,7 @@ struct Transformer {
   int qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
 };
 
-Transformer load_transformer(Tensors &tensors, const std::string &name, const Config &config);
+Transformer load_transformer(TensorReader &reader, const std::string &name, const Config &config);
 
 // Of one stream. Keys and values are a ring of `context` positions: step n lies at n % context.
 struct TransformerState {
