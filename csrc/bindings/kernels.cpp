@@ -16,14 +16,6 @@ namespace py = pybind11;
 namespace csm {
 namespace {
 
-const KernelTable &table_of(const std::string &name) {
-  const Isa isa = isa_from_name(name);
-  const std::vector<Isa> have = available_isas();
-  if (std::find(have.begin(), have.end(), isa) == have.end())
-    throw py::value_error("instruction set " + name + " is not available on this CPU");
-  return kernels(isa);
-}
-
 std::vector<XBlock> rounded(const KernelTable &table, const float *x, int n, int cols) {
   const int blocks = cols / kBlock;
   std::vector<XBlock> out(static_cast<std::size_t>(blocks) * static_cast<std::size_t>(n));
@@ -34,7 +26,7 @@ std::vector<XBlock> rounded(const KernelTable &table, const float *x, int n, int
 
 Array<float> product(const std::string &isa, const py::object &data_argument, int type, int rows, int cols,
                      const py::object &x_argument) {
-  const KernelTable &table = table_of(isa);
+  const KernelTable &table = kernels(available_isa(isa));
   const auto data = checked<std::uint8_t>(data_argument, "data", {-1});
   const auto x = checked<float>(x_argument, "x", {-1, cols});
   const TensorMap map{{"data", {static_cast<TensorType>(type), {rows, cols}, data.data(), static_cast<std::size_t>(data.size())}}};
@@ -61,7 +53,7 @@ Array<float> product(const std::string &isa, const py::object &data_argument, in
 py::tuple round_activations(const std::string &isa, const py::object &x_argument) {
   const auto x = checked<float>(x_argument, "x", {-1});
   if (x.size() % kBlock != 0) throw py::value_error("x must be whole blocks of 32");
-  const std::vector<XBlock> blocks = rounded(table_of(isa), x.data(), 1, static_cast<int>(x.size()));
+  const std::vector<XBlock> blocks = rounded(kernels(available_isa(isa)), x.data(), 1, static_cast<int>(x.size()));
   Array<std::int8_t> q(x.size());
   Array<float> scale(x.size() / kBlock);
   for (std::size_t k = 0; k < blocks.size(); ++k) {
@@ -74,7 +66,7 @@ py::tuple round_activations(const std::string &isa, const py::object &x_argument
 // Which: "rms_norm" (a: x, b: weight, eps 1e-5), "silu_mul" (a: gate, b: up), "softmax" (a), "add_scaled" (b + 0.5 a).
 Array<float> vector_operation(const std::string &isa, const std::string &name, const py::object &a_argument,
                               const py::object &b_argument) {
-  const KernelTable &table = table_of(isa);
+  const KernelTable &table = kernels(available_isa(isa));
   const auto a = checked<float>(a_argument, "a", {-1});
   const auto b = checked<float>(b_argument, "b", {a.size()});
   const int n = static_cast<int>(a.size());

@@ -1,9 +1,9 @@
+#include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/profile.h"
 #include "bindings/released.h"
 #include "bindings/tensors.h"
 
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -18,9 +18,6 @@ namespace py = pybind11;
 
 namespace csm {
 namespace {
-
-using Floats = py::array_t<float, py::array::c_style>;
-using Codes = py::array_t<int, py::array::c_style>;
 
 template <class T>
 T field(const py::object &config, const char *name) {
@@ -80,9 +77,11 @@ struct Owned {
 using PyDecoder = Owned<mimi::Decoder>;
 using PyEncoder = Owned<mimi::Encoder>;
 
-Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, const Codes &codes, int codebooks) {
+Array<float> decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, const py::object &codes_argument,
+                    int codebooks) {
   const mimi::Config &config = self.core->config();
-  if (codes.ndim() != 3 || codes.shape(0) != static_cast<ptrdiff_t>(states.size()))
+  const auto codes = checked<std::int32_t>(codes_argument, "codes", {-1, -1, -1});
+  if (codes.shape(0) != static_cast<ptrdiff_t>(states.size()))
     throw std::invalid_argument("codes must be (streams, frames, codebooks) with one stream per state, " +
                                 std::to_string(states.size()) + " states given");
   const int stored = static_cast<int>(codes.shape(2)), frames = static_cast<int>(codes.shape(1));
@@ -96,8 +95,8 @@ Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, 
     for (size_t j = 0; j < i; ++j)
       if (states[i] == states[j]) throw std::invalid_argument("the same state is given twice");
   }
-  Floats out({codes.shape(0), static_cast<ptrdiff_t>(frames) * config.frame_samples});
-  const int *in = codes.data();
+  Array<float> out({codes.shape(0), static_cast<ptrdiff_t>(frames) * config.frame_samples});
+  const std::int32_t *in = codes.data();
   float *samples = out.mutable_data();
   {
     Released released;
@@ -106,15 +105,16 @@ Floats decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &states, 
   return out;
 }
 
-Codes encode(PyEncoder &self, mimi::EncoderState &state, const Floats &samples) {
+Array<std::int32_t> encode(PyEncoder &self, mimi::EncoderState &state, const py::object &samples_argument) {
   const mimi::Config &config = self.core->config();
   if (state.owner != self.core.get()) throw std::invalid_argument("the state belongs to another encoder");
-  if (samples.ndim() != 1 || samples.shape(0) % config.frame_samples != 0)
+  const auto samples = checked<float>(samples_argument, "samples", {-1});
+  if (samples.shape(0) % config.frame_samples != 0)
     throw std::invalid_argument("samples must be (N,) with N a multiple of " + std::to_string(config.frame_samples));
   const ptrdiff_t frames = samples.shape(0) / config.frame_samples;
-  Codes out({frames, static_cast<ptrdiff_t>(config.codebooks)});
+  Array<std::int32_t> out({frames, static_cast<ptrdiff_t>(config.codebooks)});
   const float *in = samples.data();
-  int *codes = out.mutable_data();
+  std::int32_t *codes = out.mutable_data();
   {
     Released released;
     self.core->encode(*self.pool, state, in, static_cast<int>(frames), codes);
@@ -142,7 +142,7 @@ void bind_mimi(py::module_ &m) {
       .def("new_state",
            [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core->new_state()); },
            "A stream that begins.", py::keep_alive<0, 1>())
-      .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes").noconvert(),
+      .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes"),
            py::arg("codebooks") = 0,
            "Samples (B, F * frame_samples) float32 of the next F frames of B streams; states move on.\n\n"
            "states: B different states of this decoder. codes: (B, F, K) int32, C-contiguous; codes outside a\n"
@@ -163,7 +163,7 @@ void bind_mimi(py::module_ &m) {
       .def("new_state",
            [](const PyEncoder &self) { return std::make_unique<mimi::EncoderState>(self.core->new_state()); },
            "A stream that begins.", py::keep_alive<0, 1>())
-      .def("encode", &encode, py::kw_only(), py::arg("state"), py::arg("samples").noconvert(),
+      .def("encode", &encode, py::kw_only(), py::arg("state"), py::arg("samples"),
            "Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,) float32; state moves on.\n\n"
            "The codes are the same however the samples are cut into calls.\n"
            "Raises ValueError for a length that is no whole number of frames or a foreign state.")

@@ -102,6 +102,14 @@ std::vector<Isa> available_isas() {
   return out;
 }
 
+Isa available_isa(const std::string &name) {
+  const Isa isa = isa_from_name(name);
+  const std::vector<Isa> have = available_isas();
+  for (const Isa each : have)
+    if (each == isa) return isa;
+  throw std::invalid_argument("instruction set " + name + " is not available; this CPU has " + names(have));
+}
+
 Isa active_isa() {
   static const Isa isa = choose();
   return isa;

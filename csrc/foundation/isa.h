@@ -27,6 +27,9 @@ Isa isa_from_name(const std::string &name);
 // What this CPU and this build can run, worst first; always holds Isa::scalar.
 std::vector<Isa> available_isas();
 
+// The one of that name. Throws std::invalid_argument where the CPU or this build lacks it.
+Isa available_isa(const std::string &name);
+
 // The one in force: the environment variable's, else the best available.
 // Throws std::runtime_error when the variable asks for one that is not available.
 Isa active_isa();
