@@ -19,13 +19,13 @@ void Linear::multiply(int n, const float *x, float *y) {
   const std::lock_guard<std::mutex> lock(mutex_);
   in_.resize(matrix_.cols, n);
   out_.resize(matrix_.rows, n);
-  pool_->run([&](int member) {
-    const Range mine = matmul_.vectors_of(member, n);
+  pool_->run([&](int worker) {
+    const Range mine = matmul_.vectors_of(worker, n);
     for (int b = mine.begin; b < mine.end; ++b)
       std::copy_n(x + static_cast<std::ptrdiff_t>(b) * matrix_.cols, matrix_.cols, in_.row(b));
-    if (quantised(matrix_)) matmul_.round(member, n, in_);
+    if (quantised(matrix_)) matmul_.round(worker, n, in_);
     pool_->barrier();
-    matmul_.multiply(member, matrix_, matrix_, in_, n, out_, [&](Range rows) {
+    matmul_.multiply(worker, matrix_, matrix_, in_, n, out_, [&](Range rows) {
       for (int b = 0; b < n; ++b)
         std::copy(out_.row(b) + rows.begin, out_.row(b) + rows.end,
                   y + static_cast<std::ptrdiff_t>(b) * matrix_.rows + rows.begin);

@@ -30,7 +30,7 @@ void LlamaTower::reserve(int n) {
   gate_.resize(c.ffn, n);
   up_.resize(c.ffn, n);
   hidden_.resize(c.ffn, n);
-  scratch_.resize(static_cast<std::size_t>(matmul_.members()));
+  scratch_.resize(static_cast<std::size_t>(matmul_.workers()));
   const auto tile = static_cast<std::size_t>(std::max(kTile, c.heads / c.kv_heads));
   for (Scratch &s : scratch_) {
     s.queries.resize(tile * static_cast<std::size_t>(c.head_dim));
@@ -40,57 +40,57 @@ void LlamaTower::reserve(int n) {
   vectors_ = n;  // last: where memory runs out, there is no room for more than before
 }
 
-void LlamaTower::forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after,
+void LlamaTower::forward(int worker, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after,
                          Profile &profile) {
   for (std::size_t index = 0; index < layers_.size(); ++index) {
     const TowerLayer &layer = layers_[index];
     const bool last = index + 1 == layers_.size();
-    normalise(member, n, nullptr, layer.attn_norm, any_quantised({&layer.q, &layer.k, &layer.v}), normed_);
+    normalise(worker, n, nullptr, layer.attn_norm, any_quantised({&layer.q, &layer.k, &layer.v}), normed_);
     matmul_.barrier();
-    attention_inputs(member, spans, n, static_cast<int>(index));
+    attention_inputs(worker, spans, n, static_cast<int>(index));
     matmul_.barrier();
-    attend(member, spans, static_cast<int>(index));
+    attend(worker, spans, static_cast<int>(index));
     matmul_.barrier();
     if (quantised(layer.o)) {
-      matmul_.round(member, n, attended_);
+      matmul_.round(worker, n, attended_);
       matmul_.barrier();
     }
-    add_matmul(member, n, layer.o, layer.gate, attended_);
+    add_matmul(worker, n, layer.o, layer.gate, attended_);
     matmul_.barrier();
-    profile.end_stage(member, "attention");
-    normalise(member, n, nullptr, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), normed_);
+    profile.end_stage(worker, "attention");
+    normalise(worker, n, nullptr, layer.ffn_norm, any_quantised({&layer.gate, &layer.up}), normed_);
     matmul_.barrier();
-    feed_forward(member, n, layer);
+    feed_forward(worker, n, layer);
     matmul_.barrier();
-    add_matmul(member, n, layer.down, last ? after : layers_[index + 1].q, hidden_);
+    add_matmul(worker, n, layer.down, last ? after : layers_[index + 1].q, hidden_);
     matmul_.barrier();
-    profile.end_stage(member, "feed_forward");
+    profile.end_stage(worker, "feed_forward");
   }
 }
 
-void LlamaTower::final_norm(int member, int n, const int *vectors, bool rounded, Activations &out) {
-  normalise(member, n, vectors, output_norm_, rounded, out);
+void LlamaTower::final_norm(int worker, int n, const int *vectors, bool rounded, Activations &out) {
+  normalise(worker, n, vectors, output_norm_, rounded, out);
 }
 
 // ---- attention ----
 
-// Queries, keys and values; a member rotates and stores the rows that it has computed.
-void LlamaTower::attention_inputs(int member, const std::vector<TowerSpan> &spans, int n, int layer_index) {
+// Queries, keys and values; a worker rotates and stores the rows that it has computed.
+void LlamaTower::attention_inputs(int worker, const std::vector<TowerSpan> &spans, int n, int layer_index) {
   const TowerLayer &layer = layers_[static_cast<std::size_t>(layer_index)];
   const auto each_vector = [&](const auto &work) {
     for (const TowerSpan &span : spans)
       for (int step = 0; step < span.count; ++step) work(*span.cache, span.first + step, span.position + step);
   };
-  matmul_.multiply(member, layer.q, layer.k, normed_, n, q_, [&](Range rows) {
+  matmul_.multiply(worker, layer.q, layer.k, normed_, n, q_, [&](Range rows) {
     each_vector([&](KvCache &, int vector, int position) { rotate(q_.row(vector), rows, position); });
   });
-  matmul_.multiply(member, layer.k, layer.v, normed_, n, k_, [&](Range rows) {
+  matmul_.multiply(worker, layer.k, layer.v, normed_, n, k_, [&](Range rows) {
     each_vector([&](KvCache &cache, int vector, int position) {
       rotate(k_.row(vector), rows, position);
       cache.store_keys(layer_index, position, rows, k_.row(vector));
     });
   });
-  matmul_.multiply(member, layer.v, layer.o, normed_, n, v_, [&](Range rows) {
+  matmul_.multiply(worker, layer.v, layer.o, normed_, n, v_, [&](Range rows) {
     each_vector([&](KvCache &cache, int vector, int position) {
       cache.store_values(layer_index, position, rows, v_.row(vector));
     });
@@ -107,31 +107,31 @@ PanelMatrix LlamaTower::values(const KvCache &cache, int layer, int head, int co
           reinterpret_cast<const std::uint8_t *>(cache.values(layer, head))};
 }
 
-// Units of work: the query heads of one key head in one span, or single heads where there are too few for all members.
-void LlamaTower::attend(int member, const std::vector<TowerSpan> &spans, int layer) {
+// Units of work: the query heads of one key head in one span, or single heads where there are too few for all workers.
+void LlamaTower::attend(int worker, const std::vector<TowerSpan> &spans, int layer) {
   const TowerConfig &c = config_;
   const int sharing = c.heads / c.kv_heads;
-  const int heads = static_cast<int>(spans.size()) * c.kv_heads >= matmul_.members() ? sharing : 1;
+  const int heads = static_cast<int>(spans.size()) * c.kv_heads >= matmul_.workers() ? sharing : 1;
   const int units = c.heads / heads;
-  const Range mine = share(static_cast<int>(spans.size()) * units, member, matmul_.members());
+  const Range mine = share(static_cast<int>(spans.size()) * units, worker, matmul_.workers());
   for (int unit = mine.begin; unit < mine.end; ++unit)
-    attend_heads(member, spans[static_cast<std::size_t>(unit / units)], layer, unit % units * heads, heads);
+    attend_heads(worker, spans[static_cast<std::size_t>(unit / units)], layer, unit % units * heads, heads);
 }
 
-void LlamaTower::attend_heads(int member, const TowerSpan &span, int layer, int first_head, int heads) {
+void LlamaTower::attend_heads(int worker, const TowerSpan &span, int layer, int first_head, int heads) {
   const int steps = std::max(1, kTile / heads);
   for (int step = 0; step < span.count; step += steps)
-    attend_tile(member, span, layer, first_head, heads, step, std::min(steps, span.count - step));
+    attend_tile(worker, span, layer, first_head, heads, step, std::min(steps, span.count - step));
 }
 
 // attended = softmax(q k^T / sqrt(head_dim)) v over the positions up to each vector's own, as two products with the
 // cache. Weights beyond a vector's own position are zero, which changes no bit of its sums while all values are finite.
-void LlamaTower::attend_tile(int member, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps) {
+void LlamaTower::attend_tile(int worker, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps) {
   const int dim = config_.head_dim, sum_stride = whole_panels(dim);
   const int kv_head = first_head / (config_.heads / config_.kv_heads);
   const int count = span.position + step + steps, stride = whole_panels(count), n = steps * heads;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  Scratch &s = scratch_[static_cast<std::size_t>(member)];
+  Scratch &s = scratch_[static_cast<std::size_t>(worker)];
   const auto own = [&](std::vector<float> &values, int i, int row) {
     return values.data() + static_cast<std::ptrdiff_t>(i) * row;
   };
@@ -172,10 +172,10 @@ void LlamaTower::rotate(float *vector, Range rows, int position) const {
 
 // ---- feed-forward, and between the products ----
 
-// hidden = silu(gate x) * (up x); pieces are whole blocks, so that a member can round what it has made.
-void LlamaTower::feed_forward(int member, int n, const TowerLayer &layer) {
+// hidden = silu(gate x) * (up x); chunks are whole blocks, so that a worker can round what it has made.
+void LlamaTower::feed_forward(int worker, int n, const TowerLayer &layer) {
   const bool rounded = quantised(layer.down);
-  matmul_.multiply_pair(member, layer.gate, layer.up, layer.down, normed_, n, gate_, up_, [&](Range rows) {
+  matmul_.multiply_pair(worker, layer.gate, layer.up, layer.down, normed_, n, gate_, up_, [&](Range rows) {
     const int count = rows.end - rows.begin;
     for (int vector = 0; vector < n; ++vector) {
       float *out = hidden_.row(vector) + rows.begin;
@@ -186,10 +186,10 @@ void LlamaTower::feed_forward(int member, int n, const TowerLayer &layer) {
   });
 }
 
-// out[i] = the norm of residual vector vectors[i] (i where null), for the member's share of i < n.
-void LlamaTower::normalise(int member, int n, const int *vectors, const std::vector<float> &weight, bool rounded,
+// out[i] = the norm of residual vector vectors[i] (i where null), for the worker's share of i < n.
+void LlamaTower::normalise(int worker, int n, const int *vectors, const std::vector<float> &weight, bool rounded,
                            Activations &out) {
-  const Range mine = matmul_.vectors_of(member, n);
+  const Range mine = matmul_.vectors_of(worker, n);
   for (int i = mine.begin; i < mine.end; ++i) {
     kernels_.rms_norm(x_.row(vectors == nullptr ? i : vectors[i]), weight.data(), config_.width, config_.norm_eps, out.row(i));
     if (rounded) kernels_.quantise(out.row(i), config_.width / kBlock, &out.blocks[static_cast<std::size_t>(i)], n);
@@ -197,8 +197,8 @@ void LlamaTower::normalise(int member, int n, const int *vectors, const std::vec
 }
 
 // Residual stream += matrix in.
-void LlamaTower::add_matmul(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
-  matmul_.multiply(member, matrix, next, in, n, sum_, [&](Range rows) {
+void LlamaTower::add_matmul(int worker, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
+  matmul_.multiply(worker, matrix, next, in, n, sum_, [&](Range rows) {
     for (int vector = 0; vector < n; ++vector)
       kernels_.add_scaled(1.0f, sum_.row(vector) + rows.begin, rows.end - rows.begin, x_.row(vector) + rows.begin);
   });

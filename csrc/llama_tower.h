@@ -83,36 +83,36 @@ class LlamaTower {
   void reserve(int n);
 
   // The residual stream (n, width): inputs go in before forward(), results are read after it. Never rounded.
-  Activations &stream() { return x_; }
+  Activations &residual() { return x_; }
   const PanelMatrix &first_matrix() const { return layers_[0].q; }
 
-  // These two run one member's share inside a job of the pool; every member calls them alike. A barrier must come
+  // These two run one worker's share inside a job of the pool; every worker calls them alike. A barrier must come
   // before the first and separates it from the second.
 
   // Runs all layers over the n vectors of the spans. Results of a vector depend on its own sequence alone, and not on
   // the spans that it came in. `after`: the matrix that reads the result, prefetched in time. Stages: "attention" and
   // "feed_forward"; norms and roundings count to what they are for.
-  void forward(int member, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after, Profile &profile);
+  void forward(int worker, const std::vector<TowerSpan> &spans, int n, const PanelMatrix &after, Profile &profile);
   // out[i] = the final norm of vector vectors[i], for i < n.
-  void final_norm(int member, int n, const int *vectors, bool rounded, Activations &out);
+  void final_norm(int worker, int n, const int *vectors, bool rounded, Activations &out);
 
   const TowerConfig &config() const { return config_; }
 
  private:
   void make_rotation(const std::vector<float> &divisors);
-  void attention_inputs(int member, const std::vector<TowerSpan> &spans, int n, int layer);
+  void attention_inputs(int worker, const std::vector<TowerSpan> &spans, int n, int layer);
   // Of the first `count` positions, for one key head: keys (count, head_dim) and transposed values (head_dim, count).
   PanelMatrix keys(const KvCache &cache, int layer, int head, int count) const;
   PanelMatrix values(const KvCache &cache, int layer, int head, int count) const;
-  void attend(int member, const std::vector<TowerSpan> &spans, int layer);
-  void attend_heads(int member, const TowerSpan &span, int layer, int first_head, int heads);
-  void attend_tile(int member, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps);
-  void feed_forward(int member, int n, const TowerLayer &layer);
-  void normalise(int member, int n, const int *vectors, const std::vector<float> &weight, bool rounded, Activations &out);
-  void add_matmul(int member, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
+  void attend(int worker, const std::vector<TowerSpan> &spans, int layer);
+  void attend_heads(int worker, const TowerSpan &span, int layer, int first_head, int heads);
+  void attend_tile(int worker, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps);
+  void feed_forward(int worker, int n, const TowerLayer &layer);
+  void normalise(int worker, int n, const int *vectors, const std::vector<float> &weight, bool rounded, Activations &out);
+  void add_matmul(int worker, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
   void rotate(float *vector, Range rows, int position) const;
 
-  struct Scratch {                   // of one member, for a tile of attention
+  struct Scratch {                   // of one worker, for a tile of attention
     std::vector<float> queries;      // (tile, head_dim)
     std::vector<float> scores;       // (tile, positions rounded up to whole panels)
     std::vector<float> sums;         // (tile, head_dim rounded up likewise)
@@ -135,7 +135,7 @@ class LlamaTower {
   Activations sum_;                  // (n, width): a product on its way to the residual stream
   Activations gate_, up_;            // (n, ffn)
   Activations hidden_;               // (n, ffn)
-  std::vector<Scratch> scratch_;     // of each member
+  std::vector<Scratch> scratch_;     // of each worker
 };
 
 }  // namespace csm

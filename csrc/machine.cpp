@@ -55,13 +55,13 @@ void check(int samples, double seconds) {
   if (!(seconds > 0)) throw std::invalid_argument("seconds must be positive");
 }
 
-// Calls work(member, repeats) on all members with enough repeats to last `seconds`; returns, for each sample,
-// how many repeats of one member fitted into a second.
+// Calls work(worker, repeats) on all workers with enough repeats to last `seconds`; returns, for each sample,
+// how many repeats of one worker fitted into a second.
 template <typename Work>
 std::vector<double> rates(ThreadPool &pool, int samples, double seconds, const Work &work) {
   const auto elapsed = [&](long repeats) {
     const auto begin = std::chrono::steady_clock::now();
-    pool.run([&](int member) { work(member, repeats); });
+    pool.run([&](int worker) { work(worker, repeats); });
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   };
   long repeats = 1;
@@ -81,25 +81,25 @@ std::vector<double> rates(ThreadPool &pool, int samples, double seconds, const W
 
 std::vector<double> measure_read(ThreadPool &pool, size_t bytes, int samples, double seconds) {
   check(samples, seconds);
-  const size_t members = static_cast<size_t>(pool.threads());
-  const size_t half = bytes / members / (2 * kLine) * kLine, each = 2 * half;
+  const size_t workers = static_cast<size_t>(pool.threads());
+  const size_t half = bytes / workers / (2 * kLine) * kLine, each = 2 * half;
   if (half == 0)
     throw std::invalid_argument("a working set of " + std::to_string(bytes) + " bytes is less than two cache lines for each of " +
-                                std::to_string(members) + " threads");
-  // Shares lie a page apart, so that no two members meet in one.
+                                std::to_string(workers) + " threads");
+  // Shares lie a page apart, so that no two workers meet in one.
   const size_t stride = (each + 4095) / 4096 * 4096;
-  const Memory memory(members * stride);  // as the weights' is
+  const Memory memory(workers * stride);  // as the weights' is
   uint8_t *const data = memory.data();
   const MachineKernels kernels = kernels_for(active_isa());
   // Non-zero, or the kernel of some systems would map every page to the same one.
-  pool.run([&](int member) { std::memset(data + static_cast<size_t>(member) * stride, member + 1, each); });
-  std::vector<double> out = rates(pool, samples, seconds, [&](int member, long repeats) {
+  pool.run([&](int worker) { std::memset(data + static_cast<size_t>(worker) * stride, worker + 1, each); });
+  std::vector<double> out = rates(pool, samples, seconds, [&](int worker, long repeats) {
     uint64_t sum = 0;
-    const uint8_t *mine = data + static_cast<size_t>(member) * stride;
+    const uint8_t *mine = data + static_cast<size_t>(worker) * stride;
     for (long r = 0; r < repeats; ++r) sum ^= kernels.read(mine, mine + half, half);
     sink.fetch_xor(sum, std::memory_order_relaxed);
   });
-  for (double &rate : out) rate *= static_cast<double>(each * members);
+  for (double &rate : out) rate *= static_cast<double>(each * workers);
   return out;
 }
 

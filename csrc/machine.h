@@ -14,12 +14,12 @@ enum class Arithmetic {
   int8,  // products of signed and unsigned bytes summed in 32 bits, as this instruction set does them
 };
 
-// Bytes read a second, `samples` >= 1 times, each over at least `seconds` > 0 of reading. The members of the
-// pool each read their own share of `bytes` (at least 64 a member) over and over, from ordinary memory that
+// Bytes read a second, `samples` >= 1 times, each over at least `seconds` > 0 of reading. The workers of the
+// pool each read their own share of `bytes` (at least 64 a worker) over and over, from ordinary memory that
 // they touched first. Throws std::invalid_argument, std::bad_alloc.
 std::vector<double> measure_read(ThreadPool &pool, size_t bytes, int samples, double seconds);
 
-// Operations a second of all members together (a multiplication and an addition count as two), as above.
+// Operations a second of all workers together (a multiplication and an addition count as two), as above.
 std::vector<double> measure_peak(ThreadPool &pool, Arithmetic arithmetic, int samples, double seconds);
 
 }  // namespace csm

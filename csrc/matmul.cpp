@@ -17,12 +17,12 @@ bool quantised(const PanelMatrix &matrix) { return type_info(matrix.type)->quant
 
 static_assert(kBlock == 2 * kGroup, "a pair of panels makes whole blocks");
 
-const std::uint8_t *MatMul::start_of(int member, const PanelMatrix &matrix) const {
-  return panel(matrix, share(matrix.groups(), member, members(), kPair).begin);
+const std::uint8_t *MatMul::start_of(int worker, const PanelMatrix &matrix) const {
+  return panel(matrix, share(matrix.groups(), worker, workers(), kPair).begin);
 }
 
-void MatMul::round(int member, int n, Activations &in) const {
-  const Range mine = vectors_of(member, n);
+void MatMul::round(int worker, int n, Activations &in) const {
+  const Range mine = vectors_of(worker, n);
   for (int i = mine.begin; i < mine.end; ++i)
     kernels_.quantise(in.row(i), in.cols / kBlock, &in.blocks[static_cast<std::size_t>(i)], n);
 }

@@ -16,7 +16,7 @@ struct Choice {
 struct SamplerConfig {
   std::uint64_t seed;
   Choice first;  // code 0, from the backbone
-  Choice depth;  // codes 1 .. K - 1, from the codebook decoder
+  Choice depth;  // codes 1 .. K - 1, from the depth decoder
 };
 
 // The code is the argmax over the kept entries of logit / temperature + noise, which is a draw from

@@ -23,8 +23,8 @@ PanelMatrix WeightArena::pack(const TensorSource &tensor, std::int64_t first_row
   const PanelMatrix matrix{tensor.type, rows, cols, panel_bytes(tensor.type, cols), panels};
   const std::uint8_t *source =
       tensor.data + static_cast<std::size_t>(first_row) * row_bytes(*type_info(tensor.type), static_cast<std::size_t>(cols));
-  pool.run([&](int member) {
-    const Range groups = share(matrix.groups(), member, pool.threads());
+  pool.run([&](int worker) {
+    const Range groups = share(matrix.groups(), worker, pool.threads());
     for (int group = groups.begin; group < groups.end; ++group)
       pack_panel(tensor.type, source, rows, cols, group, panels + static_cast<std::size_t>(group) * matrix.panel_bytes);
   });

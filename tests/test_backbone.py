@@ -327,11 +327,11 @@ def test_a_refused_pass_changes_nothing() -> None:
     backbone = NativeBackbone(config, tensors, POOL, sequences=2)
     x = embeddings(config, 11)
     feed(backbone, x[:6])
-    with pytest.raises(EngineError, match="sequence 0 is full: it holds 10 positions"):
+    with pytest.raises(EngineError, match="slot 0 is full: it holds 10 positions"):
         feed(backbone, x[6:], 6)
-    with pytest.raises(EngineError, match="the next position of sequence 0 is 6, not 7"):
+    with pytest.raises(EngineError, match="the next position of slot 0 is 6, not 7"):
         feed(backbone, x[7:], 7)
-    with pytest.raises(EngineError, match=r"sequence 2 is outside 0\.\.1"):
+    with pytest.raises(EngineError, match=r"slot 2 is outside 0\.\.1"):
         feed(backbone, x[:1], sequence=2)
     with pytest.raises(EngineError, match=r"embeddings must have the shape \(any, 48\), not \(2, 47\)"):
         feed(backbone, x[:2, 1:], 6)

@@ -234,7 +234,7 @@ def test_unsuitable_arguments() -> None:
         decoder.decode_frames(hidden=hidden[:, 1:].copy(), c0_logits=c0_logits, samplers=samplers(2))
     with pytest.raises(TypeError, match="hidden must be a C-contiguous NumPy array of float32"):
         decoder.decode_frames(hidden=hidden.astype(np.float64), c0_logits=c0_logits, samplers=samplers(2))
-    with pytest.raises(ValueError, match="samplers must be one for each of the 2 streams, not 1"):
+    with pytest.raises(ValueError, match="samplers must be one for each of the 2 slots, not 1"):
         decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers(1))
     with pytest.raises(ValueError, match="a sampler of its own"):
         decoder.decode_frames(hidden=hidden, c0_logits=c0_logits, samplers=samplers(1) * 2)

@@ -96,13 +96,13 @@ def wide_backbone(ffn: int) -> tuple[_native.Backbone, Any]:
         layers=1, width=width, heads=1, kv_heads=1, head_dim=32, ffn=ffn, norm_eps=1e-5, rope_theta=1e4, positions=256
     )
     pool = _native.ThreadPool(threads=1)
-    backbone = _native.Backbone(config=config, vocab=width, sequences=1, tensors=tensors, pool=pool)
+    backbone = _native.Backbone(config=config, vocab=width, slots=1, tensors=tensors, pool=pool)
 
     def feed(count: int, first: int) -> Any:
         return backbone.decode(
             embeddings=np.ones((count, width), np.float32),
             positions=np.arange(first, first + count, dtype=np.int32),
-            sequences=np.zeros(count, np.int32),
+            slots=np.zeros(count, np.int32),
             outputs=np.ones(count, bool),
         )
 

@@ -32,7 +32,7 @@ class NativeBackbone:
         named = {"rope_freqs.weight": rope_divisors(config.backbone)} | dict(tensors)
         try:
             self._backbone: _native.Backbone | None = _native.Backbone(
-                config=tower_sizes(config.backbone), vocab=self.vocab, sequences=sequences, tensors=named, pool=pool
+                config=tower_sizes(config.backbone), vocab=self.vocab, slots=sequences, tensors=named, pool=pool
             )
         except ValueError as error:
             raise ModelInvalid(f"{config.name}: {error}") from error
@@ -77,7 +77,7 @@ class NativeBackbone:
             return self._open.decode(
                 embeddings=np.ascontiguousarray(embeddings, dtype=np.float32),
                 positions=np.ascontiguousarray(positions, dtype=np.int32),
-                sequences=np.ascontiguousarray(sequences, dtype=np.int32),
+                slots=np.ascontiguousarray(sequences, dtype=np.int32),
                 outputs=np.ascontiguousarray(outputs, dtype=np.bool_),
             )
         except ValueError as error:
@@ -91,7 +91,7 @@ class NativeBackbone:
     def save(self, sequence: int, count: int) -> SavedPrefix:
         """See :class:`.base.Backbone`. Raises EngineError for positions that the sequence does not hold."""
         try:
-            return SavedPrefix(count, self._open.save(sequence=sequence, count=count))
+            return SavedPrefix(count, self._open.save(slot=sequence, count=count))
         except ValueError as error:
             raise EngineError(f"the backbone: {error}") from error
 
@@ -101,7 +101,7 @@ class NativeBackbone:
         Raises EngineError for a sequence that is not empty, and for a copy of a backbone of other sizes.
         """
         try:
-            self._open.restore(sequence=sequence, count=saved.count, saved=saved.data)
+            self._open.restore(slot=sequence, count=saved.count, saved=saved.data)
         except ValueError as error:
             raise EngineError(f"the backbone: {error}") from error
         return True

@@ -23,14 +23,14 @@ class NativeDepthDecoder:
         Raises ModelInvalid that lists everything missing or misshapen, EngineError where memory does not suffice.
         """
         named = {"rope_freqs.weight": rope_divisors(config.decoder)} | dict(tensors)
-        sizes = _native.DecoderConfig(
+        sizes = _native.DepthDecoderConfig(
             tower=tower_sizes(config.decoder),
             codebooks=config.codebooks,
             vocab=config.audio_vocab,
             input_width=config.backbone.width,
         )
         try:
-            self._decoder: _native.CodebookDecoder | None = _native.CodebookDecoder(
+            self._decoder: _native.DepthDecoder | None = _native.DepthDecoder(
                 config=sizes, tensors=named, pool=pool
             )
         except ValueError as error:
@@ -47,7 +47,7 @@ class NativeDepthDecoder:
         return decoder
 
     @property
-    def _open(self) -> _native.CodebookDecoder:
+    def _open(self) -> _native.DepthDecoder:
         if self._decoder is None:
             raise EngineError("the depth decoder is closed")
         return self._decoder

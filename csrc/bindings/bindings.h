@@ -9,7 +9,7 @@ namespace csm {
 void bind_runtime(pybind11::module_ &m);  // instruction sets, thread pool
 void bind_mimi(pybind11::module_ &m);     // the codec
 void bind_backbone(pybind11::module_ &m);  // the backbone
-void bind_decoder(pybind11::module_ &m);  // sampler, embedding table, codebook decoder
+void bind_depth_decoder(pybind11::module_ &m);  // sampler, embedding table, depth decoder
 void bind_kernels(pybind11::module_ &m);  // single kernels, for tests and benchmarks
 void bind_dense(pybind11::module_ &m);    // its kernels, for tests
 void bind_machine(pybind11::module_ &m);  // what the machine can do at best

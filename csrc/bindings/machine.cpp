@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "bindings/released.h"
+#include "bindings/gil_release.h"
 
 #include <pybind11/stl.h>
 
@@ -11,7 +11,7 @@ namespace csm {
 
 void bind_machine(py::module_ &m) {
   m.def("measure_read", [](ThreadPool &pool, size_t bytes, int samples, double seconds) {
-        Released released;
+        GilRelease gil_release;
         return measure_read(pool, bytes, samples, seconds);
       }, py::kw_only(), py::arg("pool"), py::arg("bytes"), py::arg("samples"), py::arg("seconds"),
         "Bytes read a second (samples,), every thread of the pool reading its share of a working set of\n"
@@ -20,7 +20,7 @@ void bind_machine(py::module_ &m) {
   m.def("measure_peak", [](ThreadPool &pool, const std::string &arithmetic, int samples, double seconds) {
         if (arithmetic != "f32" && arithmetic != "int8")
           throw std::invalid_argument("unknown arithmetic '" + arithmetic + "'; known: f32, int8");
-        Released released;
+        GilRelease gil_release;
         return measure_peak(pool, arithmetic == "f32" ? Arithmetic::f32 : Arithmetic::int8, samples, seconds);
       }, py::kw_only(), py::arg("pool"), py::arg("arithmetic"), py::arg("samples"), py::arg("seconds"),
         "Operations a second (samples,) of all threads out of registers: ``f32`` multiply-adds or ``int8`` dot\n"

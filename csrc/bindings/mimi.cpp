@@ -1,7 +1,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/profile.h"
-#include "bindings/released.h"
+#include "bindings/gil_release.h"
 #include "bindings/tensors.h"
 
 #include <pybind11/stl.h>
@@ -66,7 +66,7 @@ struct Owned {
       : held(tensors.attr("copy")()), pool(threads ? std::move(threads) : std::make_shared<ThreadPool>(1)) {
     const mimi::Config sizes = config_of(config);
     const TensorMap views = float_tensors(held);
-    Released released;
+    GilRelease gil_release;
     core = std::make_unique<Core>(sizes, views);
   }
 
@@ -99,7 +99,7 @@ Array<float> decode(PyDecoder &self, const std::vector<mimi::DecoderState *> &st
   const std::int32_t *in = codes.data();
   float *samples = out.mutable_data();
   {
-    Released released;
+    GilRelease gil_release;
     self.core->decode(*self.pool, states, in, frames, stored, used, samples);
   }
   return out;
@@ -116,7 +116,7 @@ Array<std::int32_t> encode(PyEncoder &self, mimi::EncoderState &state, const py:
   const float *in = samples.data();
   std::int32_t *codes = out.mutable_data();
   {
-    Released released;
+    GilRelease gil_release;
     self.core->encode(*self.pool, state, in, static_cast<int>(frames), codes);
   }
   return out;

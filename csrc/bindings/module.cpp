@@ -1,5 +1,5 @@
 #include "bindings/bindings.h"
-#include "bindings/released.h"
+#include "bindings/gil_release.h"
 
 #include <pybind11/stl.h>
 
@@ -20,7 +20,7 @@ void bind_runtime(py::module_ &m) {
         return out;
       }, "Names of the instruction sets that this CPU and build can run, worst first.");
   py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(m, "ThreadPool",
-        "A team of threads shared by the towers and the codec.")
+        "Threads shared by the towers and the codec.")
       .def(py::init<int>(), py::kw_only(), py::arg("threads"),
            "Raises RuntimeError where the system does not start so many threads.")
       .def_property_readonly("threads", &ThreadPool::threads);
@@ -34,7 +34,7 @@ PYBIND11_MODULE(_native, m) {
   csm::bind_runtime(m);
   csm::bind_mimi(m);
   csm::bind_backbone(m);
-  csm::bind_decoder(m);
+  csm::bind_depth_decoder(m);
   csm::bind_kernels(m);
   csm::bind_dense(m);
   csm::bind_machine(m);

@@ -3,7 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "bindings/released.h"
+#include "bindings/gil_release.h"
 #include "foundation/profile.h"
 
 namespace csm {
@@ -16,13 +16,13 @@ inline constexpr const char *kStagesDoc =
 
 template <class Part>
 void measure(Part &part, bool on) {
-  const Released released;
+  const GilRelease gil_release;
   part.measure(on);
 }
 
 template <class Part>
 ProfileResult profile(const Part &part) {
-  const Released released;
+  const GilRelease gil_release;
   return part.profile();
 }
 

@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kSpins = 4000;  // about 50 us: longer than the gap between two products, shorter than a frame
 
-// CPUs that this process may use: with a larger team, spinning would only keep the awaited member from its CPU.
+// CPUs that this process may use: with more threads than those, spinning would only keep the awaited worker from its CPU.
 int usable_cpus() {
 #if defined(__linux__)
   cpu_set_t set;
@@ -43,20 +43,20 @@ inline void pause_cpu() {
 
 }  // namespace
 
-struct ThreadPool::Team {
-  explicit Team(int threads) : size(threads), spins(threads <= usable_cpus() ? kSpins : 0) {}
-  ~Team() {
+struct ThreadPool::State {
+  explicit State(int threads) : size(threads), spins(threads <= usable_cpus() ? kSpins : 0) {}
+  ~State() {
     stop.store(true, std::memory_order_release);
     begin();
-    for (std::thread &worker : workers) worker.join();
+    for (std::thread &thread : started) thread.join();
   }
 
-  const pid_t process = getpid();  // which has the workers: a fork of it has none
+  const pid_t process = getpid();  // which has the threads: a fork of it has none
   const int size;
   const int spins;
   BarrierWaits *waits = nullptr;  // of the job; null: not counted
   std::mutex callers;  // one job at a time
-  std::vector<std::thread> workers;
+  std::vector<std::thread> started;
   std::mutex mutex;
   std::condition_variable wake;
   const std::function<void(int)> *job = nullptr;
@@ -67,7 +67,7 @@ struct ThreadPool::Team {
   alignas(64) std::atomic<int> arrived{0};
   std::atomic<unsigned> phase{0};  // counts barriers
 
-  void work(int member) noexcept {
+  void work(int worker) noexcept {
     unsigned seen = 0;
     while (true) {
       for (int i = 0; i < spins && generation.load(std::memory_order_acquire) == seen; ++i) pause_cpu();
@@ -77,7 +77,7 @@ struct ThreadPool::Team {
       }
       seen = generation.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_acquire)) return;
-      (*job)(member);
+      (*job)(worker);
       running.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
@@ -91,12 +91,12 @@ struct ThreadPool::Team {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : team_(new Team(threads)) {
+ThreadPool::ThreadPool(int threads) : state_(new State(threads)) {
   if (threads < 1) throw std::invalid_argument("a thread pool needs at least one thread, not " + std::to_string(threads));
-  team_->workers.reserve(static_cast<std::size_t>(threads - 1));
+  state_->started.reserve(static_cast<std::size_t>(threads - 1));
   try {
-    for (int member = 1; member < threads; ++member)
-      team_->workers.emplace_back([team = team_.get(), member] { team->work(member); });
+    for (int worker = 1; worker < threads; ++worker)
+      state_->started.emplace_back([state = state_.get(), worker] { state->work(worker); });
   } catch (const std::system_error &error) {
     throw std::runtime_error("the system refuses to start " + std::to_string(threads) + " threads: use fewer (" +
                              error.what() + ")");
@@ -104,51 +104,51 @@ ThreadPool::ThreadPool(int threads) : team_(new Team(threads)) {
 }
 
 ThreadPool::~ThreadPool() {
-  if (team_->process != getpid()) static_cast<void>(team_.release());  // there are no workers here to wait for
+  if (state_->process != getpid()) static_cast<void>(state_.release());  // there are no threads here to wait for
 }
 
-int ThreadPool::threads() const { return team_->size; }
+int ThreadPool::threads() const { return state_->size; }
 
 void ThreadPool::run(const std::function<void(int)> &job, BarrierWaits *waits) {
-  Team &team = *team_;
-  if (team.process != getpid())
+  State &state = *state_;
+  if (state.process != getpid())
     throw std::runtime_error("the model was loaded before this process was forked, and its threads stayed behind: load"
                              " it in the new process, or start that by multiprocessing's \"spawn\"");
-  const std::lock_guard<std::mutex> alone(team.callers);
+  const std::lock_guard<std::mutex> alone(state.callers);
   const auto own = [&]() noexcept { job(0); };
-  if (team.size == 1) return own();
-  team.job = &job;
-  team.waits = waits;
-  team.running.store(team.size - 1, std::memory_order_release);
-  team.begin();
+  if (state.size == 1) return own();
+  state.job = &job;
+  state.waits = waits;
+  state.running.store(state.size - 1, std::memory_order_release);
+  state.begin();
   own();
-  for (int i = 0; team.running.load(std::memory_order_acquire) > 0; ++i) {
-    if (i < team.spins) pause_cpu();
+  for (int i = 0; state.running.load(std::memory_order_acquire) > 0; ++i) {
+    if (i < state.spins) pause_cpu();
     else std::this_thread::yield();
   }
 }
 
 void ThreadPool::barrier() {
-  Team &team = *team_;
-  if (team.size == 1) return;
-  const unsigned phase = team.phase.load(std::memory_order_acquire);
-  if (team.waits != nullptr) team.waits->arrive();
-  if (team.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == team.size) {
-    if (team.waits != nullptr) team.waits->end(team.size);
-    team.arrived.store(0, std::memory_order_relaxed);
-    team.phase.fetch_add(1, std::memory_order_release);
+  State &state = *state_;
+  if (state.size == 1) return;
+  const unsigned phase = state.phase.load(std::memory_order_acquire);
+  if (state.waits != nullptr) state.waits->arrive();
+  if (state.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == state.size) {
+    if (state.waits != nullptr) state.waits->end(state.size);
+    state.arrived.store(0, std::memory_order_relaxed);
+    state.phase.fetch_add(1, std::memory_order_release);
     return;
   }
-  for (int i = 0; team.phase.load(std::memory_order_acquire) == phase; ++i) {
-    if (i < team.spins) pause_cpu();
+  for (int i = 0; state.phase.load(std::memory_order_acquire) == phase; ++i) {
+    if (i < state.spins) pause_cpu();
     else std::this_thread::yield();
   }
 }
 
-Range share(int count, int member, int members, int grain) {
+Range share(int count, int worker, int workers, int grain) {
   const long chunks = (count + grain - 1) / grain;
-  const int begin = static_cast<int>(chunks * member / members) * grain;
-  const int end = static_cast<int>(chunks * (member + 1) / members) * grain;
+  const int begin = static_cast<int>(chunks * worker / workers) * grain;
+  const int end = static_cast<int>(chunks * (worker + 1) / workers) * grain;
   return {std::min(begin, count), std::min(end, count)};
 }
 

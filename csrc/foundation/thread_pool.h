@@ -1,4 +1,4 @@
-// A fixed team of threads that runs one job at a time, all members on the same function.
+// A fixed set of threads that run one job at a time, all on the same function. Each of them is a worker, with a number.
 #pragma once
 
 #include <atomic>
@@ -9,7 +9,7 @@
 
 namespace csm {
 
-// How long the members of a team wait for the last of them at the barriers of a job. One of them may read it between
+// How long the workers wait for the last of them at the barriers of a job. One of them may read it between
 // two barriers.
 class BarrierWaits {
  public:
@@ -18,16 +18,16 @@ class BarrierWaits {
     using std::chrono::nanoseconds;
     return std::chrono::duration_cast<nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
-  double waited() const { return waited_; }          // nanoseconds in all, the mean over the members
+  double waited() const { return waited_; }          // nanoseconds in all, the mean over the workers
   std::int64_t last_end() const { return last_end_; }  // now() when the last barrier was complete; 0: there was none
 
  private:
   friend class ThreadPool;
   void arrive() { arrivals_.fetch_add(now(), std::memory_order_acq_rel); }
   // By the last to arrive, before it lets the others go.
-  void end(int members) {
+  void end(int workers) {
     last_end_ = now();
-    waited_ += static_cast<double>(last_end_ * members - arrivals_.exchange(0, std::memory_order_acq_rel)) / members;
+    waited_ += static_cast<double>(last_end_ * workers - arrivals_.exchange(0, std::memory_order_acq_rel)) / workers;
   }
 
   std::atomic<std::int64_t> arrivals_{0};  // at this barrier: the sum of their times
@@ -37,7 +37,7 @@ class BarrierWaits {
 
 class ThreadPool {
  public:
-  // A team of `threads` >= 1 members; the caller of run() is member 0. Throws std::runtime_error where the system gives
+  // `threads` >= 1 workers; the caller of run() is worker 0. Throws std::runtime_error where the system gives
   // no more threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
@@ -46,26 +46,26 @@ class ThreadPool {
 
   int threads() const;
 
-  // Calls job(member) on every member, 0 <= member < threads(), and returns when all are done.
+  // Calls job(worker) on every worker, 0 <= worker < threads(), and returns when all are done.
   // Callers on several threads take turns. The job must not throw, nor call run(). `waits`: where to count how long
-  // members wait at the job's barriers; null: nowhere. Throws std::runtime_error in a process forked from the one that
+  // workers wait at the job's barriers; null: nowhere. Throws std::runtime_error in a process forked from the one that
   // made the pool, which has no threads of it.
-  void run(const std::function<void(int member)> &job, BarrierWaits *waits = nullptr);
+  void run(const std::function<void(int worker)> &job, BarrierWaits *waits = nullptr);
 
-  // Inside a job: waits until every member has come here.
+  // Inside a job: waits until every worker has come here.
   void barrier();
 
  private:
-  struct Team;
-  std::unique_ptr<Team> team_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
-// The half-open share [begin, end) of `count` items that falls to `member` of `members`,
+// The half-open share [begin, end) of `count` items that falls to `worker` of `workers`,
 // in whole multiples of `grain`.
 struct Range {
   int begin;
   int end;
 };
-Range share(int count, int member, int members, int grain = 1);
+Range share(int count, int worker, int workers, int grain = 1);
 
 }  // namespace csm

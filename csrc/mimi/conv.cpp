@@ -18,17 +18,17 @@ ConstRows windows_of(const Conv &conv, const Signal &in) {
 }
 
 // The taps of dilated windows, side by side.
-ConstRows gather(const Member &member, const Conv &conv, const Signal &in, float *scratch) {
+ConstRows gather(const Worker &worker, const Conv &conv, const Signal &in, float *scratch) {
   const ConstRows windows = windows_of(conv, in);
   const ptrdiff_t length = ptrdiff_t{conv.taps} * conv.in;
-  const Range share = member.share(in.streams * windows.per_block);
+  const Range share = worker.share(in.streams * windows.per_block);
   for (int r = share.begin; r < share.end; ++r) {
     const float *from =
         windows.base + (r / windows.per_block) * windows.block_stride + (r % windows.per_block) * windows.row_stride;
     for (int tap = 0; tap < conv.taps; ++tap)
       std::copy_n(from + ptrdiff_t{tap} * conv.dilation * conv.in, conv.in, scratch + r * length + tap * conv.in);
   }
-  member.finish("gather");
+  worker.finish("gather");
   return {scratch, windows.per_block, length, length * windows.per_block};
 }
 
@@ -108,16 +108,16 @@ Conv load_transposed(TensorReader &reader, const std::string &name, int in, int 
   return conv;
 }
 
-void convolve(const Member &member, const Conv &conv, const Signal &in, const Outputs &out, float *scratch) {
+void convolve(const Worker &worker, const Conv &conv, const Signal &in, const Outputs &out, float *scratch) {
   const PackedMatrix w = conv.w.view();
   DenseMatMul product = {&w,    windows_of(conv, in), kNoRows, nullptr, rows_or_none(out.raw, conv.phases),
                      rows_or_none(out.active, conv.phases), out.activation};
-  if (conv.dilation > 1 && conv.taps > 1) product.x = gather(member, conv, in, scratch);
+  if (conv.dilation > 1 && conv.taps > 1) product.x = gather(worker, conv, in, scratch);
   if (out.skip.base) {
     const Rows skip = out.skip.rows();
     product.skip = {skip.base, skip.per_block, skip.row_stride, skip.block_stride};
   }
-  multiply(member, product, in.streams * conv.windows(in.steps));
+  multiply(worker, product, in.streams * conv.windows(in.steps));
 }
 
 size_t window_scratch(const Conv &conv, int streams, int steps) {
@@ -147,18 +147,18 @@ Contexts make_contexts(const std::vector<size_t> &sizes) {
   return contexts;
 }
 
-void recall(const Member &member, const Conv &conv, const Signal &in, Contexts *const *streams) {
+void recall(const Worker &worker, const Conv &conv, const Signal &in, Contexts *const *streams) {
   const size_t floats = static_cast<size_t>(in.context) * static_cast<size_t>(in.channels);
   if (floats == 0) return;
-  const Range share = member.share(in.streams);
+  const Range share = worker.share(in.streams);
   for (int s = share.begin; s < share.end; ++s)
     std::memcpy(in.context_of(s), streams[s]->kept[static_cast<size_t>(conv.slot)].data(), floats * sizeof(float));
 }
 
-void keep(const Member &member, const Conv &conv, const Signal &in, Contexts *const *streams) {
+void keep(const Worker &worker, const Conv &conv, const Signal &in, Contexts *const *streams) {
   const size_t floats = static_cast<size_t>(in.context) * static_cast<size_t>(in.channels);
   if (floats == 0) return;
-  const Range share = member.share(in.streams);
+  const Range share = worker.share(in.streams);
   for (int s = share.begin; s < share.end; ++s)
     std::memcpy(streams[s]->kept[static_cast<size_t>(conv.slot)].data(),
                 in.context_of(s) + ptrdiff_t{in.steps} * in.channels, floats * sizeof(float));

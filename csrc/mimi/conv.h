@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "foundation/tensors.h"
-#include "mimi/team.h"
+#include "mimi/worker.h"
 
 namespace csm::mimi {
 
@@ -64,8 +64,8 @@ struct Outputs {
   Signal skip;
 };
 
-// This member's share of the convolution. `scratch` holds the windows of dilated ones (window_scratch floats).
-void convolve(const Member &member, const Conv &conv, const Signal &in, const Outputs &out, float *scratch);
+// This worker's share of the convolution. `scratch` holds the windows of dilated ones (window_scratch floats).
+void convolve(const Worker &worker, const Conv &conv, const Signal &in, const Outputs &out, float *scratch);
 size_t window_scratch(const Conv &conv, int streams, int steps);
 
 // Contexts of one stream's convolutions, by slot.
@@ -79,7 +79,7 @@ std::vector<size_t> number_contexts(const std::vector<Conv *> &convs);
 Contexts make_contexts(const std::vector<size_t> &sizes);
 
 // Brings the context rows of `in` (one Contexts per stream) and takes the last ones back.
-void recall(const Member &member, const Conv &conv, const Signal &in, Contexts *const *streams);
-void keep(const Member &member, const Conv &conv, const Signal &in, Contexts *const *streams);
+void recall(const Worker &worker, const Conv &conv, const Signal &in, Contexts *const *streams);
+void keep(const Worker &worker, const Conv &conv, const Signal &in, Contexts *const *streams);
 
 }  // namespace csm::mimi

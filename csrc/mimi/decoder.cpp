@@ -97,7 +97,7 @@ ProfileResult Decoder::profile() const {
   return profile_.result();
 }
 
-// What all members need to know of one pass.
+// What all workers need to know of one pass.
 struct Decoder::Pass {
   std::vector<TransformerState *> transformers;
   std::vector<Contexts *> contexts;
@@ -148,12 +148,12 @@ const Conv &Decoder::conv_after(size_t block) const {
   return block + 1 < weights_.blocks.size() ? weights_.blocks[block + 1].up : weights_.conv_out;
 }
 
-void Decoder::reserve(int streams, int frames, int members) {
+void Decoder::reserve(int streams, int frames, int workers) {
   const int rows = streams * frames, steps = frames * config_.stride();
   scratch_.sums.need(static_cast<size_t>(rows) * static_cast<size_t>(2 * config_.codebook_dim));
   scratch_.latent.need(signal_size(streams, weights_.upsample_conv.context(), frames, config_.width));
   scratch_.hidden.need(signal_size(streams, weights_.conv_in.context(), steps, config_.width));
-  scratch_.transformer.need(weights_.transformer, rows * config_.stride(), members);
+  scratch_.transformer.need(weights_.transformer, rows * config_.stride(), workers);
   const Conv &first = conv_after(static_cast<size_t>(-1));
   for (Buffer &between : scratch_.between) between.need(signal_size(streams, first.context(), steps, first.in));
   for (size_t b = 0; b < weights_.blocks.size(); ++b)
@@ -168,9 +168,9 @@ void Decoder::reserve_block(size_t index, int streams, int frames) {
     between.need(signal_size(streams, conv_after(index).context(), steps, channels));
 }
 
-void Decoder::look_up(const Member &member, const Pass &pass) {
+void Decoder::look_up(const Worker &worker, const Pass &pass) {
   const int dim = config_.codebook_dim;
-  const Range share = member.share(pass.streams() * pass.frames);
+  const Range share = worker.share(pass.streams() * pass.frames);
   for (int r = share.begin; r < share.end; ++r) {
     float *sums = scratch_.sums.data() + ptrdiff_t{r} * 2 * dim;
     std::fill_n(sums, 2 * dim, 0.0f);
@@ -183,11 +183,11 @@ void Decoder::look_up(const Member &member, const Pass &pass) {
       for (int d = 0; d < dim; ++d) sum[d] += row[d];
     }
   }
-  member.finish("rvq.lookup");
+  worker.finish("rvq.lookup");
 }
 
 // Latents of the looked-up codes, and from them the transformer's input, `stride` steps a frame.
-Signal Decoder::resample(const Member &member, const Pass &pass) {
+Signal Decoder::resample(const Worker &worker, const Pass &pass) {
   const int width = config_.width, stride = config_.stride();
   const Conv &up = weights_.upsample_conv;
   const Signal latent = signal_at(scratch_.latent.data(), pass.streams(), up.context(), pass.frames, width);
@@ -195,19 +195,19 @@ Signal Decoder::resample(const Member &member, const Pass &pass) {
                                   pass.frames * stride, width);
   const PackedMatrix w = weights_.out_proj.view();
   const int dims = 2 * config_.codebook_dim;
-  recall(member, up, latent, pass.contexts.data());
-  multiply(member,
+  recall(worker, up, latent, pass.contexts.data());
+  multiply(worker,
            {&w, {scratch_.sums.data(), pass.streams() * pass.frames, dims, 0}, {nullptr, 1, 0, 0}, nullptr,
             latent.rows(), {nullptr, 1, 0, 0}, Activation::none},
            pass.streams() * pass.frames);
-  member.finish("rvq.out_proj");
+  worker.finish("rvq.out_proj");
 
-  keep(member, up, latent, pass.contexts.data());
-  recall(member, weights_.conv_in, hidden, pass.contexts.data());
+  keep(worker, up, latent, pass.contexts.data());
+  recall(worker, weights_.conv_in, hidden, pass.contexts.data());
   if (!weights_.depthwise()) {
-    convolve(member, up, latent, {hidden, {}, Activation::none, {}}, nullptr);
+    convolve(worker, up, latent, {hidden, {}, Activation::none, {}}, nullptr);
   } else {
-    const Range share = member.share(pass.streams() * hidden.steps);
+    const Range share = worker.share(pass.streams() * hidden.steps);
     for (int r = share.begin; r < share.end; ++r) {
       const int stream = r / hidden.steps, step = r % hidden.steps, phase = step % stride;
       const float *now = latent.fresh_of(stream) + ptrdiff_t{step / stride} * width;
@@ -217,64 +217,64 @@ Signal Decoder::resample(const Member &member, const Pass &pass) {
       for (int c = 0; c < width; ++c) out[c] = tap_now[c] * now[c] + tap_before[c] * now[c - width];
     }
   }
-  member.finish("upsample");
+  worker.finish("upsample");
   return hidden;
 }
 
 // Upsampling and residual blocks; `in` holds elu(x) with the context of block.up, so does what is returned for the
 // next convolution.
-Signal Decoder::run_block(const Member &member, size_t index, const Signal &in, Contexts *const *streams,
+Signal Decoder::run_block(const Worker &worker, size_t index, const Signal &in, Contexts *const *streams,
                           Buffer &into) {
   const DecoderBlock &block = weights_.blocks[index];
   const Conv &next = conv_after(index);
   const Signal out =
       signal_at(into.data(), in.streams, next.context(), in.steps * block.up.phases, block.up.out);
-  recall_active(member, block.residuals, 0, out, next, streams, scratch_.block);
-  convolve(member, block.up, in, block_input(block.residuals, out, scratch_.block), nullptr);
-  member.finish("block.up", static_cast<int>(index));
-  run_residuals(member, block.residuals, out, next, streams, scratch_.block, static_cast<int>(index));
+  recall_active(worker, block.residuals, 0, out, next, streams, scratch_.block);
+  convolve(worker, block.up, in, block_input(block.residuals, out, scratch_.block), nullptr);
+  worker.finish("block.up", static_cast<int>(index));
+  run_residuals(worker, block.residuals, out, next, streams, scratch_.block, static_cast<int>(index));
   return out;
 }
 
 // The blocks after the whole ones and the last convolution, for one frame of one stream.
-void Decoder::finish_slice(const Member &member, const Pass &pass, const Signal &in, int stream, int frame) {
+void Decoder::finish_slice(const Worker &worker, const Pass &pass, const Signal &in, int stream, int frame) {
   Contexts *const *contexts = pass.contexts.data() + stream;
   const size_t whole = std::min(kWholeBlocks, weights_.blocks.size());
   Signal signal = in;
   for (size_t b = whole; b < weights_.blocks.size(); ++b) {
-    if (b > whole) keep(member, weights_.blocks[b].up, signal, contexts);
-    signal = run_block(member, b, signal, contexts, scratch_.between[(whole + 1 + (b - whole) % 2) % 3]);
+    if (b > whole) keep(worker, weights_.blocks[b].up, signal, contexts);
+    signal = run_block(worker, b, signal, contexts, scratch_.between[(whole + 1 + (b - whole) % 2) % 3]);
   }
-  if (weights_.blocks.size() > whole) keep(member, weights_.conv_out, signal, contexts);
+  if (weights_.blocks.size() > whole) keep(worker, weights_.conv_out, signal, contexts);
   float *samples = pass.out + stream * pass.stream_samples + ptrdiff_t{frame} * config_.frame_samples;
-  convolve(member, weights_.conv_out, signal, {signal_at(samples, 1, 0, config_.frame_samples, 1), {},
+  convolve(worker, weights_.conv_out, signal, {signal_at(samples, 1, 0, config_.frame_samples, 1), {},
            Activation::none, {}}, nullptr);
-  member.finish("conv_out");
+  worker.finish("conv_out");
 }
 
-void Decoder::run(const Member &member, const Pass &pass) {
-  look_up(member, pass);
-  const Signal hidden = resample(member, pass);
-  run_transformer(member, weights_.transformer, hidden.rows(), pass.streams(), hidden.steps,
+void Decoder::run(const Worker &worker, const Pass &pass) {
+  look_up(worker, pass);
+  const Signal hidden = resample(worker, pass);
+  run_transformer(worker, weights_.transformer, hidden.rows(), pass.streams(), hidden.steps,
                   pass.transformers.data(), scratch_.transformer);
 
   Contexts *const *contexts = pass.contexts.data();
   const Conv &first = conv_after(static_cast<size_t>(-1));
   Signal signal = signal_at(scratch_.between[0].data(), pass.streams(), first.context(), hidden.steps, first.in);
-  keep(member, weights_.conv_in, hidden, contexts);
-  recall(member, first, signal, contexts);
-  convolve(member, weights_.conv_in, hidden, {{}, signal, Activation::elu, {}}, nullptr);
-  member.finish("conv_in");
+  keep(worker, weights_.conv_in, hidden, contexts);
+  recall(worker, first, signal, contexts);
+  convolve(worker, weights_.conv_in, hidden, {{}, signal, Activation::elu, {}}, nullptr);
+  worker.finish("conv_in");
   const size_t whole = std::min(kWholeBlocks, weights_.blocks.size());
   for (size_t b = 0; b < whole; ++b) {
-    keep(member, weights_.blocks[b].up, signal, contexts);
-    signal = run_block(member, b, signal, contexts, scratch_.between[(b + 1) % 3]);
+    keep(worker, weights_.blocks[b].up, signal, contexts);
+    signal = run_block(worker, b, signal, contexts, scratch_.between[(b + 1) % 3]);
   }
   const int steps = signal.steps / pass.frames;
   for (int stream = 0; stream < pass.streams(); ++stream)
     for (int frame = 0; frame < pass.frames; ++frame)
-      finish_slice(member, pass, signal.slice(stream, frame * steps, steps), stream, frame);
-  keep(member, conv_after(whole - 1), signal, contexts);
+      finish_slice(worker, pass, signal.slice(stream, frame * steps, steps), stream, frame);
+  keep(worker, conv_after(whole - 1), signal, contexts);
 }
 
 }  // namespace csm::mimi

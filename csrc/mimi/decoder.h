@@ -74,17 +74,17 @@ class Decoder {
   };
   struct Pass;  // one call on some of the frames
 
-  void reserve(int streams, int frames, int members);
+  void reserve(int streams, int frames, int workers);
   void reserve_block(size_t index, int streams, int frames);
   int steps_before(size_t block) const;  // steps per frame at a block's input
   const Conv &conv_after(size_t block) const;
 
-  // What one member does, in order; every stage ends with a barrier.
-  void run(const Member &member, const Pass &pass);
-  void look_up(const Member &member, const Pass &pass);
-  Signal resample(const Member &member, const Pass &pass);
-  Signal run_block(const Member &member, size_t index, const Signal &in, Contexts *const *streams, Buffer &into);
-  void finish_slice(const Member &member, const Pass &pass, const Signal &in, int stream, int frame);
+  // What one worker does, in order; every stage ends with a barrier.
+  void run(const Worker &worker, const Pass &pass);
+  void look_up(const Worker &worker, const Pass &pass);
+  Signal resample(const Worker &worker, const Pass &pass);
+  Signal run_block(const Worker &worker, size_t index, const Signal &in, Contexts *const *streams, Buffer &into);
+  void finish_slice(const Worker &worker, const Pass &pass, const Signal &in, int stream, int frame);
 
   Config config_;
   DecoderWeights weights_;

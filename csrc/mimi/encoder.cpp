@@ -83,7 +83,7 @@ ProfileResult Encoder::profile() const {
   return profile_.result();
 }
 
-// What all members need to know of one pass.
+// What all workers need to know of one pass.
 struct Encoder::Pass {
   TransformerState *transformer;
   Contexts *contexts;
@@ -138,7 +138,7 @@ Outputs Encoder::input_of(size_t index, int frame, int frames, Stage &stage) {
   return out;
 }
 
-void Encoder::reserve(int frames, int members) {
+void Encoder::reserve(int frames, int workers) {
   const EncoderWeights &w = weights_;
   const int steps = frames * config_.stride();
   scratch_.audio.need(signal_size(1, w.conv_in.context(), config_.frame_samples, 1));
@@ -154,103 +154,103 @@ void Encoder::reserve(int frames, int members) {
   scratch_.latent.need(signal_size(1, 0, frames, config_.width));
   scratch_.rest.need(signal_size(1, 0, frames, 2 * config_.codebook_dim));
   scratch_.scores.need(signal_size(1, 0, frames, config_.codebook_size));
-  scratch_.transformer.need(w.transformer, steps, members);
+  scratch_.transformer.need(w.transformer, steps, workers);
 }
 
 // Residuals of a block whose input is there, then its downsampling into `out`.
-void Encoder::run_block(const Member &member, const Pass &pass, size_t index, int frames, Stage &stage,
+void Encoder::run_block(const Worker &worker, const Pass &pass, size_t index, int frames, Stage &stage,
                         const Outputs &out) {
   const EncoderBlock &block = weights_.blocks[index];
   const Signal active = block_output(index, frames, stage);
-  run_residuals(member, block.residuals, active, block.down, &pass.contexts, stage.block, static_cast<int>(index));
-  keep(member, block.down, active, &pass.contexts);
+  run_residuals(worker, block.residuals, active, block.down, &pass.contexts, stage.block, static_cast<int>(index));
+  keep(worker, block.down, active, &pass.contexts);
   if (index + 1 < sliced()) {
     const EncoderBlock &next = weights_.blocks[index + 1];
-    recall_active(member, next.residuals, 0, block_output(index + 1, 1, stage), next.down, &pass.contexts,
+    recall_active(worker, next.residuals, 0, block_output(index + 1, 1, stage), next.down, &pass.contexts,
                   stage.block);
   }
-  convolve(member, block.down, active, out, nullptr);
-  member.finish("block.down", static_cast<int>(index));
+  convolve(worker, block.down, active, out, nullptr);
+  worker.finish("block.down", static_cast<int>(index));
 }
 
-void Encoder::run_slice(const Member &member, const Pass &pass, int frame) {
+void Encoder::run_slice(const Worker &worker, const Pass &pass, int frame) {
   const EncoderWeights &w = weights_;
   const Signal audio = signal_at(scratch_.audio.data(), 1, w.conv_in.context(), config_.frame_samples, 1);
-  const Range share = member.share(config_.frame_samples);
+  const Range share = worker.share(config_.frame_samples);
   std::copy(pass.samples + ptrdiff_t{frame} * config_.frame_samples + share.begin,
             pass.samples + ptrdiff_t{frame} * config_.frame_samples + share.end, audio.fresh_of(0) + share.begin);
-  recall(member, w.conv_in, audio, &pass.contexts);
-  member.finish("audio");
+  recall(worker, w.conv_in, audio, &pass.contexts);
+  worker.finish("audio");
 
   const auto input = [&](size_t index) {
     return index < sliced() ? input_of(index, 0, 1, scratch_.slice)
                             : input_of(index, frame, pass.frames, scratch_.whole);
   };
-  keep(member, w.conv_in, audio, &pass.contexts);
+  keep(worker, w.conv_in, audio, &pass.contexts);
   if (sliced() > 0)
-    recall_active(member, w.blocks[0].residuals, 0, block_output(0, 1, scratch_.slice), w.blocks[0].down,
+    recall_active(worker, w.blocks[0].residuals, 0, block_output(0, 1, scratch_.slice), w.blocks[0].down,
                   &pass.contexts, scratch_.slice.block);
-  convolve(member, w.conv_in, audio, input(0), nullptr);
-  member.finish("conv_in");
-  for (size_t b = 0; b < sliced(); ++b) run_block(member, pass, b, 1, scratch_.slice, input(b + 1));
+  convolve(worker, w.conv_in, audio, input(0), nullptr);
+  worker.finish("conv_in");
+  for (size_t b = 0; b < sliced(); ++b) run_block(worker, pass, b, 1, scratch_.slice, input(b + 1));
 }
 
-void Encoder::run(const Member &member, const Pass &pass) {
+void Encoder::run(const Worker &worker, const Pass &pass) {
   const EncoderWeights &w = weights_;
   const size_t last = sliced();
-  recall_active(member, w.blocks[last].residuals, 0, block_output(last, pass.frames, scratch_.whole),
+  recall_active(worker, w.blocks[last].residuals, 0, block_output(last, pass.frames, scratch_.whole),
                 w.blocks[last].down, &pass.contexts, scratch_.whole.block);
-  for (int frame = 0; frame < pass.frames; ++frame) run_slice(member, pass, frame);
+  for (int frame = 0; frame < pass.frames; ++frame) run_slice(worker, pass, frame);
 
   const int steps = pass.frames * config_.stride();
   const Signal tail = signal_at(scratch_.tail.data(), 1, w.conv_out.context(), steps, w.conv_out.in);
   const Signal hidden = signal_at(scratch_.hidden.data(), 1, w.downsample.context(), steps, config_.width);
-  recall(member, w.conv_out, tail, &pass.contexts);
-  run_block(member, pass, last, pass.frames, scratch_.whole, {{}, tail, Activation::elu, {}});
-  keep(member, w.conv_out, tail, &pass.contexts);
-  convolve(member, w.conv_out, tail, {hidden, {}, Activation::none, {}}, nullptr);
-  member.finish("conv_out");
-  run_transformer(member, w.transformer, hidden.rows(), 1, steps, &pass.transformer, scratch_.transformer);
+  recall(worker, w.conv_out, tail, &pass.contexts);
+  run_block(worker, pass, last, pass.frames, scratch_.whole, {{}, tail, Activation::elu, {}});
+  keep(worker, w.conv_out, tail, &pass.contexts);
+  convolve(worker, w.conv_out, tail, {hidden, {}, Activation::none, {}}, nullptr);
+  worker.finish("conv_out");
+  run_transformer(worker, w.transformer, hidden.rows(), 1, steps, &pass.transformer, scratch_.transformer);
 
   if (!pass.first) {
-    recall(member, w.downsample, hidden, &pass.contexts);
-  } else if (member.index == 0) {
+    recall(worker, w.downsample, hidden, &pass.contexts);
+  } else if (worker.index == 0) {
     for (int row = 0; row < hidden.context; ++row)
       std::copy_n(hidden.fresh_of(0), hidden.channels, hidden.base + ptrdiff_t{row} * hidden.channels);
   }
-  member.finish("downsample");
-  keep(member, w.downsample, hidden, &pass.contexts);
+  worker.finish("downsample");
+  keep(worker, w.downsample, hidden, &pass.contexts);
   const Signal latent = signal_at(scratch_.latent.data(), 1, 0, pass.frames, config_.width);
-  convolve(member, w.downsample, hidden, {latent, {}, Activation::none, {}}, nullptr);
-  member.finish("downsample");
-  quantise(member, pass);
+  convolve(worker, w.downsample, hidden, {latent, {}, Activation::none, {}}, nullptr);
+  worker.finish("downsample");
+  quantise(worker, pass);
 }
 
 // --- quantiser -----------------------------------------------------------------------------------------------------
 
-void Encoder::quantise(const Member &member, const Pass &pass) {
+void Encoder::quantise(const Worker &worker, const Pass &pass) {
   const PackedMatrix w = weights_.in_proj.view();
   const int dims = 2 * config_.codebook_dim;
-  multiply(member,
+  multiply(worker,
            {&w, {scratch_.latent.data(), pass.frames, config_.width, 0}, {nullptr, 1, 0, 0}, nullptr,
             {scratch_.rest.data(), pass.frames, dims, 0}, {nullptr, 1, 0, 0}, Activation::none},
            pass.frames);
-  member.finish("rvq.in_proj");
-  for (int k = 0; k < config_.codebooks; ++k) choose(member, pass, k);
+  worker.finish("rvq.in_proj");
+  for (int k = 0; k < config_.codebooks; ++k) choose(worker, pass, k);
 }
 
 // The nearest row of codebook k, the first of equals, and what it leaves.
-void Encoder::choose(const Member &member, const Pass &pass, int k) {
+void Encoder::choose(const Worker &worker, const Pass &pass, int k) {
   const Codebook &book = weights_.codebooks[static_cast<size_t>(k)];
   const int dim = config_.codebook_dim, size = config_.codebook_size;
   float *rest = scratch_.rest.data() + (k < config_.semantic_codebooks ? 0 : dim);
   const PackedMatrix w = book.scores.view();
-  multiply(member,
+  multiply(worker,
            {&w, {rest, pass.frames, 2 * dim, 0}, {nullptr, 1, 0, 0}, nullptr,
             {scratch_.scores.data(), pass.frames, size, 0}, {nullptr, 1, 0, 0}, Activation::none},
            pass.frames);
-  member.finish("rvq.scores");
-  const Range share = member.share(pass.frames);
+  worker.finish("rvq.scores");
+  const Range share = worker.share(pass.frames);
   for (int f = share.begin; f < share.end; ++f) {
     const float *scores = scratch_.scores.data() + ptrdiff_t{f} * size;
     const auto best = static_cast<int>(std::max_element(scores, scores + size) - scores);
@@ -259,7 +259,7 @@ void Encoder::choose(const Member &member, const Pass &pass, int k) {
     float *left = rest + ptrdiff_t{f} * 2 * dim;
     for (int d = 0; d < dim; ++d) left[d] -= row[d];
   }
-  member.finish("rvq.choose");
+  worker.finish("rvq.choose");
 }
 
 }  // namespace csm::mimi

@@ -81,18 +81,18 @@ class Encoder {
   };
   struct Pass;
 
-  void reserve(int frames, int members);
+  void reserve(int frames, int workers);
   int steps_after(size_t blocks) const;  // steps per frame after so many blocks
   size_t sliced() const;                 // blocks that run frame by frame
   Signal block_output(size_t index, int frames, Stage &stage) const;
   Outputs input_of(size_t index, int frame, int frames, Stage &stage);
 
-  // What one member does, in order; every stage ends with a barrier.
-  void run(const Member &member, const Pass &pass);
-  void run_slice(const Member &member, const Pass &pass, int frame);
-  void run_block(const Member &member, const Pass &pass, size_t index, int frames, Stage &stage, const Outputs &out);
-  void quantise(const Member &member, const Pass &pass);
-  void choose(const Member &member, const Pass &pass, int k);
+  // What one worker does, in order; every stage ends with a barrier.
+  void run(const Worker &worker, const Pass &pass);
+  void run_slice(const Worker &worker, const Pass &pass, int frame);
+  void run_block(const Worker &worker, const Pass &pass, size_t index, int frames, Stage &stage, const Outputs &out);
+  void quantise(const Worker &worker, const Pass &pass);
+  void choose(const Worker &worker, const Pass &pass, int k);
 
   Config config_;
   EncoderWeights weights_;

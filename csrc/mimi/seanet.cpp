@@ -40,31 +40,31 @@ Outputs block_input(const std::vector<Residual> &residuals, const Signal &out, B
   return {raw_for(out, scratch), active_for(residuals, 0, out, scratch), Activation::elu, {}};
 }
 
-void recall_active(const Member &member, const std::vector<Residual> &residuals, size_t j, const Signal &out,
+void recall_active(const Worker &worker, const std::vector<Residual> &residuals, size_t j, const Signal &out,
                    const Conv &next, Contexts *const *streams, BlockScratch &scratch) {
   if (j < residuals.size())
-    recall(member, residuals[j].conv1, active_for(residuals, j, out, scratch), streams);
+    recall(worker, residuals[j].conv1, active_for(residuals, j, out, scratch), streams);
   else
-    recall(member, next, out, streams);
+    recall(worker, next, out, streams);
 }
 
-void run_residuals(const Member &member, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,
+void run_residuals(const Worker &worker, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,
                    Contexts *const *streams, BlockScratch &scratch, int block) {
   const Signal raw = raw_for(out, scratch);
   for (size_t j = 0; j < residuals.size(); ++j) {
     const Residual &residual = residuals[j];
     const Signal active = active_for(residuals, j, out, scratch);
     const Signal inner = signal_at(scratch.inner.data(), out.streams, 0, out.steps, residual.conv1.out);
-    keep(member, residual.conv1, active, streams);
-    convolve(member, residual.conv1, active, {{}, inner, Activation::elu, {}}, scratch.windows.data());
-    member.finish("block.conv1", block);
+    keep(worker, residual.conv1, active, streams);
+    convolve(worker, residual.conv1, active, {{}, inner, Activation::elu, {}}, scratch.windows.data());
+    worker.finish("block.conv1", block);
 
     const bool last = j + 1 == residuals.size();
-    recall_active(member, residuals, j + 1, out, next, streams, scratch);
-    convolve(member, residual.conv2, inner,
+    recall_active(worker, residuals, j + 1, out, next, streams, scratch);
+    convolve(worker, residual.conv2, inner,
              {last ? Signal{} : raw, last ? out : active_for(residuals, j + 1, out, scratch), Activation::elu, raw},
              nullptr);
-    member.finish("block.conv2", block);
+    worker.finish("block.conv2", block);
   }
 }
 

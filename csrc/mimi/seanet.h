@@ -33,11 +33,11 @@ struct BlockScratch {
 Outputs block_input(const std::vector<Residual> &residuals, const Signal &out, BlockScratch &scratch);
 
 // Brings the context of what the next product writes: of elu(x) for residual `j`, or of `out`, which `next` reads.
-void recall_active(const Member &member, const std::vector<Residual> &residuals, size_t j, const Signal &out,
+void recall_active(const Worker &worker, const std::vector<Residual> &residuals, size_t j, const Signal &out,
                    const Conv &next, Contexts *const *streams, BlockScratch &scratch);
 
 // Runs the residuals of block number `block` on its input; elu of the result goes to `out`. Ends with a barrier.
-void run_residuals(const Member &member, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,
+void run_residuals(const Worker &worker, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,
                    Contexts *const *streams, BlockScratch &scratch, int block);
 
 }  // namespace csm::mimi

@@ -48,7 +48,7 @@ Rows plain(Buffer &buffer, int rows, int width) { return {buffer.data(), rows, w
 ConstRows readable(const Rows &rows) { return {rows.base, rows.per_block, rows.row_stride, rows.block_stride}; }
 
 struct Call {
-  const Member &member;
+  const Worker &worker;
   const Transformer &t;
   Rows x;
   int streams;
@@ -60,11 +60,11 @@ struct Call {
 };
 
 void normalise(const Call &call, const Buffer &weight, const Buffer &bias) {
-  const Range share = call.member.share(call.rows());
+  const Range share = call.worker.share(call.rows());
   for (int r = share.begin; r < share.end; ++r)
     dense_kernels().layer_norm(row(call.x, r), weight.data(), bias.data(), call.t.norm_eps, call.t.width,
                                call.scratch.normed.data() + ptrdiff_t{r} * call.t.width);
-  call.member.finish("transformer.norm");
+  call.worker.finish("transformer.norm");
 }
 
 void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows &to, Activation activation,
@@ -72,27 +72,27 @@ void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows
   const PackedMatrix w = matrix.view();
   const Rows nowhere = {nullptr, 1, 0, 0};
   const bool plain_output = activation == Activation::none;
-  multiply(call.member,
+  multiply(call.worker,
            {&w, readable(from), {nullptr, 1, 0, 0}, nullptr, plain_output ? to : nowhere, plain_output ? nowhere : to,
             activation},
            call.rows());
-  call.member.finish(stage);
+  call.worker.finish(stage);
 }
 
 // x += scale * matrix(from)
 void add_linear(const Call &call, const Matrix &matrix, const Rows &from, const Buffer &scale, const char *stage) {
   const PackedMatrix w = matrix.view();
-  multiply(call.member,
+  multiply(call.worker,
            {&w, readable(from), readable(call.x), scale.data(), call.x, {nullptr, 1, 0, 0}, Activation::none},
            call.rows());
-  call.member.finish(stage);
+  call.worker.finish(stage);
 }
 
 // Cosines and sines of every row's position. The angle is a float product of a float frequency, as moshi has it
 // (modules/rope.py): far into a stream its rounding is part of the reference's result.
 void find_turns(const Call &call) {
   const int pairs = call.t.head_dim / 2;
-  const Range share = call.member.share(call.rows());
+  const Range share = call.worker.share(call.rows());
   for (int r = share.begin; r < share.end; ++r) {
     const auto position = static_cast<float>(call.states[r / call.steps]->position + r % call.steps);
     float *turns = call.scratch.turns.data() + ptrdiff_t{r} * pairs * 2;
@@ -119,7 +119,7 @@ void attend_head(const Call &call, int layer, int stream, int kv_head) {
   const int group = t.heads / t.kv_heads, hd = t.head_dim, key_stride = t.key_stride(), value_stride = t.value_stride();
   TransformerState &state = *call.states[stream];
   const Range rows = {kv_head * hd, (kv_head + 1) * hd};
-  float *scores = call.scratch.heads.data() + ptrdiff_t{call.member.index} * (key_stride + value_stride);
+  float *scores = call.scratch.heads.data() + ptrdiff_t{call.worker.index} * (key_stride + value_stride);
   for (int step = 0; step < call.steps; ++step) {
     const ptrdiff_t r = ptrdiff_t{stream} * call.steps + step;
     const long position = state.position + step;
@@ -143,12 +143,12 @@ void attend_head(const Call &call, int layer, int stream, int kv_head) {
 }
 
 void attention(const Call &call, int layer) {
-  const Range share = call.member.share(call.streams * call.t.kv_heads);
+  const Range share = call.worker.share(call.streams * call.t.kv_heads);
   for (int item = share.begin; item < share.end; ++item) {
     const int stream = item / call.t.kv_heads;
     attend_head(call, layer, stream, item % call.t.kv_heads);
   }
-  call.member.finish("transformer.attention");
+  call.worker.finish("transformer.attention");
 }
 
 }  // namespace
@@ -189,19 +189,19 @@ TransformerState make_state(const Transformer &t) {
                       t.value_stride()})};
 }
 
-void TransformerScratch::need(const Transformer &t, int rows, int members) {
+void TransformerScratch::need(const Transformer &t, int rows, int workers) {
   const auto n = static_cast<size_t>(rows);
   normed.need(n * static_cast<size_t>(t.width));
   qkv.need(n * static_cast<size_t>(t.qkv_width()));
   attended.need(n * static_cast<size_t>(t.heads * t.head_dim));
   hidden.need(n * static_cast<size_t>(t.ffn));
   turns.need(n * static_cast<size_t>(t.head_dim));
-  heads.need(static_cast<size_t>(members) * static_cast<size_t>(t.key_stride() + t.value_stride()));
+  heads.need(static_cast<size_t>(workers) * static_cast<size_t>(t.key_stride() + t.value_stride()));
 }
 
-void run_transformer(const Member &member, const Transformer &t, const Rows &x, int streams, int steps,
+void run_transformer(const Worker &worker, const Transformer &t, const Rows &x, int streams, int steps,
                      TransformerState *const *states, TransformerScratch &scratch) {
-  const Call call = {member, t, x, streams, steps, states, scratch};
+  const Call call = {worker, t, x, streams, steps, states, scratch};
   const Rows normed = plain(scratch.normed, call.rows(), t.width);
   const Rows qkv = plain(scratch.qkv, call.rows(), t.qkv_width());
   const Rows attended = plain(scratch.attended, call.rows(), t.heads * t.head_dim);
@@ -217,9 +217,9 @@ void run_transformer(const Member &member, const Transformer &t, const Rows &x, 
     linear(call, layer.ffn_up, normed, hidden, Activation::gelu, "transformer.ffn_up");
     add_linear(call, layer.ffn_down, hidden, layer.ffn_scale, "transformer.ffn_down");
   }
-  if (member.index == 0)
+  if (worker.index == 0)
     for (int s = 0; s < streams; ++s) states[s]->position += steps;
-  member.finish("transformer.norm");
+  worker.finish("transformer.norm");
 }
 
 }  // namespace csm::mimi

@@ -7,7 +7,7 @@
 #include "foundation/kv_cache.h"
 #include "foundation/tensors.h"
 #include "mimi/config.h"
-#include "mimi/team.h"
+#include "mimi/worker.h"
 
 namespace csm::mimi {
 
@@ -50,13 +50,13 @@ struct TransformerScratch {
   Buffer attended;  // (rows, heads * head_dim)
   Buffer hidden;    // (rows, ffn)
   Buffer turns;     // (rows, head_dim / 2, 2): cosine, sine
-  Buffer heads;     // (members, key_stride + value_stride)
-  void need(const Transformer &transformer, int rows, int members);
+  Buffer heads;     // (workers, key_stride + value_stride)
+  void need(const Transformer &transformer, int rows, int workers);
 };
 
 // x (streams * steps rows of width) += attention and feed-forward, layer by layer; ends with a barrier.
 // states[s] belongs to stream s; their positions advance by `steps`.
-void run_transformer(const Member &member, const Transformer &transformer, const Rows &x, int streams, int steps,
+void run_transformer(const Worker &worker, const Transformer &transformer, const Rows &x, int streams, int steps,
                      TransformerState *const *states, TransformerScratch &scratch);
 
 }  // namespace csm::mimi

@@ -1,4 +1,4 @@
-// Jobs of several callers, barriers and taken-over pieces, to be run under ThreadSanitizer. Without Python.
+// Jobs of several callers, barriers and stolen chunks, to be run under ThreadSanitizer. Without Python.
 #include <cstdio>
 #include <thread>
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int kMembers = 3, kItems = 500, kGrain = 2, kRounds = 20, kJobs = 40;
+constexpr int kWorkers = 3, kItems = 500, kGrain = 2, kRounds = 20, kJobs = 40;
 
 int failures = 0;
 
@@ -18,20 +18,20 @@ void expect(bool holds, const char *what) {
   ++failures;
 }
 
-// Every member adds to items that another had before the barrier.
+// Every worker adds to items that another had before the barrier.
 void take_turns() {
-  csm::ThreadPool pool(kMembers);
+  csm::ThreadPool pool(kWorkers);
   csm::BarrierWaits waits;
-  csm::Pieces pieces(kMembers);
+  csm::WorkStealing stealing(kWorkers);
   std::vector<int> counts(kItems);
   const auto add = [&](csm::Range range) {
     for (int i = range.begin; i < range.end; ++i) ++counts[static_cast<std::size_t>(i)];
   };
-  const auto job = [&](int member) {
+  const auto job = [&](int worker) {
     for (int round = 0; round < kRounds; ++round) {
-      pieces.run(member, kItems, kGrain, add);
+      stealing.run(worker, kItems, kGrain, add);
       pool.barrier();
-      if (member == 0) expect(waits.waited() >= 0, "waits are times");
+      if (worker == 0) expect(waits.waited() >= 0, "waits are times");
       pool.barrier();
     }
   };
@@ -47,10 +47,10 @@ void take_turns() {
 
 void pools_come_and_go() {
   for (int i = 0; i < 20; ++i) {
-    csm::ThreadPool pool(kMembers);
-    int members[kMembers] = {};
-    if (i % 2 == 0) pool.run([&](int member) { members[member] = 1; });
-    for (const int seen : members) expect(seen == (i % 2 == 0), "every member runs the job");
+    csm::ThreadPool pool(kWorkers);
+    int workers[kWorkers] = {};
+    if (i % 2 == 0) pool.run([&](int worker) { workers[worker] = 1; });
+    for (const int seen : workers) expect(seen == (i % 2 == 0), "every worker runs the job");
   }
 }
 

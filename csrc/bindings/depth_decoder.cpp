@@ -1,4 +1,4 @@
-// Sampler, embedding table and codebook decoder.
+// Sampler, embedding table and depth decoder.
 #include <optional>
 
 #include <pybind11/stl.h>
@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "codebook_decoder.h"
+#include "depth_decoder.h"
 #include "linear.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/profile.h"
-#include "bindings/released.h"
+#include "bindings/gil_release.h"
 #include "bindings/tensors.h"
 
 namespace py = pybind11;
@@ -53,7 +53,7 @@ Array<float> sum_rows(const OwnedTable &owned, const py::object &ids_argument) {
   Array<float> out({batch, static_cast<py::ssize_t>(table.cols)});
   float *sum = out.mutable_data();
   {
-    Released released;
+    GilRelease gil_release;
     std::fill_n(sum, out.size(), 0.0f);
     std::vector<float> row(static_cast<std::size_t>(table.cols));
     for (py::ssize_t b = 0; b < batch; ++b, sum += table.cols)
@@ -67,17 +67,17 @@ Array<float> sum_rows(const OwnedTable &owned, const py::object &ids_argument) {
 
 // A decoder and the array of the audio table, which it reads in place.
 struct OwnedDecoder {
-  std::unique_ptr<CodebookDecoder> decoder;
+  std::unique_ptr<DepthDecoder> decoder;
   py::object audio_embd;
 };
 
-std::unique_ptr<OwnedDecoder> make_decoder(const DecoderConfig &config, const py::object &tensors,
+std::unique_ptr<OwnedDecoder> make_decoder(const DepthDecoderConfig &config, const py::object &tensors,
                                            std::shared_ptr<ThreadPool> pool) {
   const TensorArguments arguments(tensors);
   auto out = std::make_unique<OwnedDecoder>();
   {
-    Released released;
-    out->decoder = std::make_unique<CodebookDecoder>(config, arguments.map, std::move(pool), kernels());
+    GilRelease gil_release;
+    out->decoder = std::make_unique<DepthDecoder>(config, arguments.map, std::move(pool), kernels());
   }
   out->audio_embd = arguments.data("audio_embd");
   return out;
@@ -85,39 +85,39 @@ std::unique_ptr<OwnedDecoder> make_decoder(const DecoderConfig &config, const py
 
 Array<std::int32_t> decode_frames(OwnedDecoder &self, const py::object &hidden_argument, const py::object &logits_argument,
                                   const std::vector<Sampler *> &samplers) {
-  const DecoderConfig &c = self.decoder->config();
+  const DepthDecoderConfig &c = self.decoder->config();
   const auto hidden = checked<float>(hidden_argument, "hidden", {-1, c.input_width});
-  const py::ssize_t streams = hidden.shape(0);
-  const auto c0_logits = checked<float>(logits_argument, "c0_logits", {streams, c.vocab});
-  if (static_cast<py::ssize_t>(samplers.size()) != streams)
-    throw py::value_error("samplers must be one for each of the " + std::to_string(streams) + " streams, not " +
+  const py::ssize_t slots = hidden.shape(0);
+  const auto c0_logits = checked<float>(logits_argument, "c0_logits", {slots, c.vocab});
+  if (static_cast<py::ssize_t>(samplers.size()) != slots)
+    throw py::value_error("samplers must be one for each of the " + std::to_string(slots) + " slots, not " +
                           std::to_string(samplers.size()));
   for (std::size_t i = 0; i < samplers.size(); ++i)
     for (std::size_t j = 0; j <= i; ++j)
       if (samplers[i] == nullptr || (j < i && samplers[i] == samplers[j]))
-        throw py::value_error("every stream must have a sampler of its own");
-  Array<std::int32_t> codes({streams, static_cast<py::ssize_t>(c.codebooks)});
+        throw py::value_error("every slot must have a sampler of its own");
+  Array<std::int32_t> codes({slots, static_cast<py::ssize_t>(c.codebooks)});
   const float *h = hidden.data(), *l = c0_logits.data();
   std::int32_t *out = codes.mutable_data();
   {
-    Released released;
-    self.decoder->decode_frames(static_cast<int>(streams), h, l, samplers.data(), out);
+    GilRelease gil_release;
+    self.decoder->decode_frames(static_cast<int>(slots), h, l, samplers.data(), out);
   }
   return codes;
 }
 
 Array<float> teacher_forced(OwnedDecoder &self, const py::object &hidden_argument, const py::object &codes_argument) {
-  const DecoderConfig &c = self.decoder->config();
+  const DepthDecoderConfig &c = self.decoder->config();
   const auto hidden = checked<float>(hidden_argument, "hidden", {-1, c.input_width});
-  const py::ssize_t streams = hidden.shape(0);
-  const auto codes = checked<std::int32_t>(codes_argument, "codes", {streams, c.codebooks});
-  Array<float> out({streams, static_cast<py::ssize_t>(c.codebooks - 1), static_cast<py::ssize_t>(c.vocab)});
+  const py::ssize_t slots = hidden.shape(0);
+  const auto codes = checked<std::int32_t>(codes_argument, "codes", {slots, c.codebooks});
+  Array<float> out({slots, static_cast<py::ssize_t>(c.codebooks - 1), static_cast<py::ssize_t>(c.vocab)});
   const float *h = hidden.data();
   const std::int32_t *given = codes.data();
   float *logits = out.mutable_data();
   {
-    Released released;
-    self.decoder->logits(static_cast<int>(streams), h, given, logits);
+    GilRelease gil_release;
+    self.decoder->logits(static_cast<int>(slots), h, given, logits);
   }
   return out;
 }
@@ -126,7 +126,7 @@ std::unique_ptr<Linear> make_linear(const py::object &data, int type, int rows, 
   const auto bytes = checked<std::uint8_t>(data, "data", {-1});
   if (rows < 1 || cols < 1) throw py::value_error("rows and cols must be at least 1");
   const TensorSource source{tensor_type(type), {rows, cols}, bytes.data(), static_cast<std::size_t>(bytes.size())};
-  Released released;
+  GilRelease gil_release;
   return std::make_unique<Linear>(source, rows, cols, std::move(pool), kernels());
 }
 
@@ -136,7 +136,7 @@ Array<float> multiply(Linear &self, const py::object &x_argument) {
   const float *in = x.data();
   float *out = y.mutable_data();
   {
-    Released released;
+    GilRelease gil_release;
     self.multiply(static_cast<int>(x.shape(0)), in, out);
   }
   return y;
@@ -185,16 +185,16 @@ void bind_sampler(py::module_ &m) {
 }
 
 void bind_config(py::module_ &m) {
-  py::class_<DecoderConfig>(m, "DecoderConfig", "Sizes of a codebook decoder; see csrc/codebook_decoder.h.")
+  py::class_<DepthDecoderConfig>(m, "DepthDecoderConfig", "Sizes of a depth decoder; see csrc/depth_decoder.h.")
       .def(py::init([](const TowerConfig &tower, int codebooks, int vocab, int input_width) {
-             return DecoderConfig{tower, codebooks, vocab, input_width};
+             return DepthDecoderConfig{tower, codebooks, vocab, input_width};
            }),
            py::kw_only(), py::arg("tower"), py::arg("codebooks"), py::arg("vocab"), py::arg("input_width"));
 }
 
 }  // namespace
 
-void bind_decoder(py::module_ &m) {
+void bind_depth_decoder(py::module_ &m) {
   bind_sampler(m);
   bind_config(m);
   bind_linear(m);
@@ -210,16 +210,16 @@ void bind_decoder(py::module_ &m) {
       .def_property_readonly("rows", [](const OwnedTable &self) { return self.table.rows; })
       .def_property_readonly("cols", [](const OwnedTable &self) { return self.table.cols; });
 
-  py::class_<OwnedDecoder>(m, "CodebookDecoder",
-                           "The codebook decoder on packed weights.\n\n"
+  py::class_<OwnedDecoder>(m, "DepthDecoder",
+                           "The depth decoder on packed weights.\n\n"
                            "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8). The\n"
                            "weights are repacked, and only the data of `audio_embd` is kept.\n"
                            "Raises ValueError that lists everything missing or misshapen.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("config"), py::arg("tensors"), py::arg("pool").none(false))
       .def("decode_frames", &decode_frames, py::kw_only(), py::arg("hidden"), py::arg("c0_logits"), py::arg("samplers"),
-           "One frame for each of B streams.\n\n"
+           "One frame for each of B slots.\n\n"
            "hidden: (B, input_width) float32; c0_logits: (B, V) float32; samplers: B, all different.\n"
-           "Returns (B, K) int32. A stream's codes do not depend on the others or on the number of threads.")
+           "Returns (B, K) int32. A slot's codes do not depend on the others or on the number of threads.")
       .def("logits", &teacher_forced, py::kw_only(), py::arg("hidden"), py::arg("codes"),
            "Teacher-forced logits of codes 1 .. K - 1.\n\n"
            "hidden: (B, input_width) float32; codes: (B, K) int32 in 0 .. V - 1.\n"

@@ -8,12 +8,12 @@ namespace csm {
 // Lets go of the GIL for as long as it lives, as pybind11::gil_scoped_release does. At the interpreter's end, however,
 // a daemon thread never comes back from it: before Python 3.14 the interpreter ends such a thread where it waits for
 // the GIL, by unwinding its stack, which no C++ destructor allows ("terminate called").
-class Released {
+class GilRelease {
  public:
-  Released();
-  ~Released();
-  Released(const Released &) = delete;
-  Released &operator=(const Released &) = delete;
+  GilRelease();
+  ~GilRelease();
+  GilRelease(const GilRelease &) = delete;
+  GilRelease &operator=(const GilRelease &) = delete;
 
  private:
   PyThreadState *state_;

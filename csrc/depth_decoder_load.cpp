@@ -1,12 +1,12 @@
-// Loading of the codebook decoder: check every tensor, then pack each once.
+// Loading of the depth decoder: check every tensor, then pack each once.
 #include <stdexcept>
 #include <string>
 
-#include "codebook_decoder.h"
+#include "depth_decoder.h"
 
 namespace csm {
 
-void DecoderConfig::check() const {
+void DepthDecoderConfig::check() const {
   tower.check();
   check_size("vocab", vocab);
   check_size("input_width", input_width);
@@ -16,10 +16,10 @@ void DecoderConfig::check() const {
                                 std::to_string(tower.positions));
 }
 
-CodebookDecoder::CodebookDecoder(const DecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
+DepthDecoder::DepthDecoder(const DepthDecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
                                  const KernelTable &kernels)
     : config_(config), pool_(std::move(pool)), matmul_(*pool_, kernels) {
-  const DecoderConfig &c = config_;
+  const DepthDecoderConfig &c = config_;
   c.check();
 
   TensorReader reader(tensors);

@@ -1,4 +1,4 @@
-// One thread's view of a call that all threads of the pool run together.
+// One thread's view of a pass that all threads of the pool run together.
 #pragma once
 
 #include "kernels/dense.h"
@@ -8,13 +8,13 @@
 
 namespace csm::mimi {
 
-struct Member {
+struct Worker {
   ThreadPool *pool;
   int index;
   int count;
   Profile *profile;
 
-  // All members have come here: the stage is complete.
+  // All workers have come here: the stage is complete.
   void finish(const char *stage, int number = -1) const {
     pool->barrier();
     profile->end_stage(index, stage, number);
@@ -22,7 +22,7 @@ struct Member {
   Range share(int items, int grain = 1) const { return csm::share(items, index, count, grain); }
 };
 
-// This member's share of a product of `rows` rows.
-void multiply(const Member &member, const DenseMatMul &product, int rows);
+// This worker's share of a product of `rows` rows.
+void multiply(const Worker &worker, const DenseMatMul &product, int rows);
 
 }  // namespace csm::mimi

@@ -1,4 +1,4 @@
-#include "bindings/released.h"
+#include "bindings/gil_release.h"
 
 #include <atomic>
 #include <chrono>
@@ -28,9 +28,9 @@ void begin_exit() {
 
 }  // namespace
 
-Released::Released() : state_(PyEval_SaveThread()) {}
+GilRelease::GilRelease() : state_(PyEval_SaveThread()) {}
 
-Released::~Released() {
+GilRelease::~GilRelease() {
   returning.fetch_add(1);
   if (exiting.load() && std::this_thread::get_id() != last) {
     returning.fetch_sub(1);

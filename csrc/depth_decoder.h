@@ -1,4 +1,4 @@
-// CSM's codebook ("depth") decoder: from a backbone's hidden state and code 0 to the frame's other codes.
+// CSM's depth decoder: from a backbone's hidden state and code 0 to the frame's other codes.
 //
 // Position 0 of its Llama tower is the hidden state, position p >= 1 the embedding of code p - 1 (row code + (p - 1) V
 // of the audio table), each through `projection`; head p - 1 reads position p and gives the logits of code p.
@@ -19,7 +19,7 @@
 
 namespace csm {
 
-struct DecoderConfig {
+struct DepthDecoderConfig {
   TowerConfig tower;  // positions: K
   int codebooks;      // K, codes in a frame
   int vocab;          // V, entries of a codebook
@@ -29,51 +29,51 @@ struct DecoderConfig {
   void check() const;
 };
 
-// Streams at consecutive positions in a run of the tower: vector b * steps + t is stream b at position + t.
+// Slots at consecutive positions in a run of the tower: vector b * steps + t is slot b at position + t.
 struct Steps {
-  int streams;
+  int slots;
   int count;
   int position;
-  int vectors() const { return streams * count; }
+  int vectors() const { return slots * count; }
 };
 
-class CodebookDecoder {
+class DepthDecoder {
  public:
   // Packs the weights; of `tensors` only the audio table's data must outlive the decoder. Names and shapes:
   // llama.cpp's for the tower, "projection" (width, input_width), "heads" (K - 1, V, width), "audio_embd"
   // (K V, input_width). Throws std::invalid_argument that lists everything missing or misshapen.
-  CodebookDecoder(const DecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
+  DepthDecoder(const DepthDecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
                   const KernelTable &kernels);
 
-  // One frame of each stream. hidden: (streams, input_width); c0_logits: (streams, V); samplers: one for each stream;
-  // codes out: (streams, K). A stream's codes do not depend on the others, nor on the number of threads.
-  void decode_frames(int streams, const float *hidden, const float *c0_logits, Sampler *const *samplers,
+  // One frame of each slot. hidden: (slots, input_width); c0_logits: (slots, V); samplers: one for each slot;
+  // codes out: (slots, K). A slot's codes do not depend on the others, nor on the number of threads.
+  void decode_frames(int slots, const float *hidden, const float *c0_logits, Sampler *const *samplers,
                      std::int32_t *codes);
 
-  // Teacher-forced: codes (streams, K), each in 0 .. V - 1; out (streams, K - 1, V), the logits of codes 1 .. K - 1.
-  void logits(int streams, const float *hidden, const std::int32_t *codes, float *out);
+  // Teacher-forced: codes (slots, K), each in 0 .. V - 1; out (slots, K - 1, V), the logits of codes 1 .. K - 1.
+  void logits(int slots, const float *hidden, const std::int32_t *codes, float *out);
 
   // Measures decode_frames from now on, anew, or stops; profile() is what was found so far.
   void measure(bool on);
   ProfileResult profile() const;
 
-  const DecoderConfig &config() const { return config_; }
+  const DepthDecoderConfig &config() const { return config_; }
 
  private:
-  void reserve(int streams, int steps);
-  // What the tower is to run over; by one thread, while no member of a job reads it.
+  void reserve(int slots, int steps);
+  // What the tower is to run over; by one thread, while no worker of a job reads it.
   void set_spans(const Steps &steps);
 
-  // Each runs one member's share; a barrier must separate it from the next that reads its result.
-  void put_hidden(int member, const Steps &steps, const float *hidden);
-  void put_embeddings(int member, const Steps &steps, int step, int codebook, const std::int32_t *codes);
-  void draw(int member, int streams, const float *logits, std::ptrdiff_t stride, Sampler *const *samplers, int codebook,
+  // Each runs one worker's share; a barrier must separate it from the next that reads its result.
+  void put_hidden(int worker, const Steps &steps, const float *hidden);
+  void put_embeddings(int worker, const Steps &steps, int step, int codebook, const std::int32_t *codes);
+  void draw(int worker, int slots, const float *logits, std::ptrdiff_t stride, Sampler *const *samplers, int codebook,
             std::int32_t *codes);
-  void project(int member, const Steps &steps);
-  void run_tower(int member, const Steps &steps, int codebook);
-  void head(int member, const Steps &steps, int step, int codebook);
+  void project(int worker, const Steps &steps);
+  void run_tower(int worker, const Steps &steps, int codebook);
+  void head(int worker, const Steps &steps, int step, int codebook);
 
-  DecoderConfig config_;
+  DepthDecoderConfig config_;
   std::shared_ptr<ThreadPool> pool_;
   MatMul matmul_;
   std::unique_ptr<LlamaTower> tower_;
@@ -82,13 +82,13 @@ class CodebookDecoder {
   std::vector<PanelMatrix> heads_;   // K - 1 of (V, width)
   WeightArena arena_;                // owns what the projection and the heads point to
 
-  std::vector<KvCache> caches_;      // of each stream
-  std::vector<TowerSpan> spans_;     // of each stream
-  std::vector<int> read_;            // (streams,): the vectors that the head reads
+  std::vector<KvCache> caches_;      // of each slot
+  std::vector<TowerSpan> spans_;     // of each slot
+  std::vector<int> read_;            // (slots,): the vectors that the head reads
   Activations input_;                // (n, input_width): hidden states and embeddings
-  Activations last_;                 // (streams, width)
-  Activations logits_;               // (streams, V)
-  int streams_ = 0;                  // that there is room for
+  Activations last_;                 // (slots, width)
+  Activations logits_;               // (slots, V)
+  int slots_ = 0;                  // that there is room for
   int vectors_ = 0;                  // likewise
 
   // The projection's time is with the look-up of the embeddings.

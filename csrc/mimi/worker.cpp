@@ -1,4 +1,4 @@
-#include "mimi/team.h"
+#include "mimi/worker.h"
 
 #include <algorithm>
 
@@ -6,14 +6,14 @@ namespace csm::mimi {
 namespace {
 
 constexpr int kLeastRows = 12;   // rows in a block, so that a panel's weights are read for a full tile
-constexpr int kImbalance = 20;   // blocks are cut finer until no member has more than 1 / 20 too much
+constexpr int kImbalance = 20;   // blocks are cut finer until no worker has more than 1 / 20 too much
 
-// Blocks of rows per panel that spread panels evenly over the members.
-int row_blocks(int panels, int rows, int members) {
+// Blocks of rows per panel that spread panels evenly over the workers.
+int row_blocks(int panels, int rows, int workers) {
   const int most = std::max(1, rows / kLeastRows);
   for (int blocks = 1; blocks < most; ++blocks) {
     const int items = panels * blocks;
-    const int largest = (items + members - 1) / members * members;
+    const int largest = (items + workers - 1) / workers * workers;
     if ((largest - items) * kImbalance <= items) return blocks;
   }
   return most;
@@ -21,15 +21,15 @@ int row_blocks(int panels, int rows, int members) {
 
 }  // namespace
 
-void multiply(const Member &member, const DenseMatMul &product, int rows) {
+void multiply(const Worker &worker, const DenseMatMul &product, int rows) {
   const DenseKernels &kernels = dense_kernels();
-  if (member.index == 0 && member.profile->on()) {
+  if (worker.index == 0 && worker.profile->on()) {
     const double weights = static_cast<double>(product.w->n) * product.w->k;
-    member.profile->count(2 * weights * rows, (product.w->half ? 2.0 : 4.0) * weights);
+    worker.profile->count(2 * weights * rows, (product.w->half ? 2.0 : 4.0) * weights);
   }
   const int panels = dense_panels(kernels, product.w->n);
-  const int blocks = row_blocks(panels, rows, member.count);
-  const Range items = member.share(panels * blocks);
+  const int blocks = row_blocks(panels, rows, worker.count);
+  const Range items = worker.share(panels * blocks);
   for (int item = items.begin; item < items.end; ++item) {
     const Range block = csm::share(rows, item % blocks, blocks);
     kernels.multiply(product, item / blocks, block.begin, block.end);
