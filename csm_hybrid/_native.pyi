@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csm_hybrid.model.config import MimiConfig
+from csm_hybrid.model.config import TowerConfig as _TowerSizes
 
 # ---- instruction sets, thread pool (module.cpp) ----
 
@@ -17,6 +18,11 @@ class ThreadPool:
     def __init__(self, *, threads: int) -> None: ...
     @property
     def threads(self) -> int: ...
+
+# ---- sizes of models (configs.cpp) ----
+
+def codec_problems(config: MimiConfig) -> list[str]: ...
+def tower_problems(config: _TowerSizes) -> list[str]: ...
 
 # ---- the machine (machine.cpp) ----
 

@@ -15,9 +15,10 @@ constexpr int kPass = 64;
 Backbone::Backbone(const TowerConfig &config, int vocab, int slots, const TensorMap &tensors,
                    std::shared_ptr<ThreadPool> pool, const KernelTable &kernels)
     : pool_(std::move(pool)), matmul_(*pool_, kernels) {
-  config.check();
-  check_size("vocab", vocab);
-  check_size("slots", slots);
+  Rules rules = config.rules();
+  rules.in_range("vocab", long{vocab}, 1, kLargestVocab);
+  rules.in_range("slots", long{slots}, 1, INT32_MAX);
+  rules.check("backbone configuration");
   TensorReader reader(tensors);
   const TensorSource *head = reader.take("output.weight", {vocab, config.width});
   const TowerSources sources = TowerSources::take(reader, config);

@@ -25,8 +25,8 @@ struct DepthDecoderConfig {
   int vocab;          // V, entries of a codebook
   int input_width;    // of the hidden state and of the audio embeddings
 
-  // Throws std::invalid_argument for sizes that do not fit together.
-  void check() const;
+  // Which rules the sizes break.
+  Rules rules() const;
 };
 
 // Slots at consecutive positions in a run of the tower: vector b * steps + t is slot b at position + t.

@@ -1,26 +1,25 @@
 // Loading of the depth decoder: check every tensor, then pack each once.
-#include <stdexcept>
 #include <string>
 
 #include "depth_decoder.h"
 
 namespace csm {
 
-void DepthDecoderConfig::check() const {
-  tower.check();
-  check_size("vocab", vocab);
-  check_size("input_width", input_width);
-  if (codebooks < 2) throw std::invalid_argument("codebooks must be at least 2, not " + std::to_string(codebooks));
-  if (tower.positions < codebooks)
-    throw std::invalid_argument("positions must be at least codebooks (" + std::to_string(codebooks) + "), not " +
-                                std::to_string(tower.positions));
+Rules DepthDecoderConfig::rules() const {
+  Rules rules = tower.rules();
+  rules.in_range("vocab", long{vocab}, 1, kLargestVocab);
+  rules.in_range("input_width", long{input_width}, 1, 1 << 20);
+  rules.in_range("codebooks", long{codebooks}, 2, kMostCodebooks);
+  rules.require(tower.positions >= codebooks, "positions must be at least codebooks (" + std::to_string(codebooks) +
+                                                  "), not " + std::to_string(tower.positions));
+  return rules;
 }
 
 DepthDecoder::DepthDecoder(const DepthDecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
                                  const KernelTable &kernels)
     : config_(config), pool_(std::move(pool)), matmul_(*pool_, kernels) {
   const DepthDecoderConfig &c = config_;
-  c.check();
+  c.rules().check("depth decoder configuration");
 
   TensorReader reader(tensors);
   const TensorSource *embd = reader.take("audio_embd", {std::int64_t{c.codebooks} * c.vocab, c.input_width});

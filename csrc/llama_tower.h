@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "foundation/kv_cache.h"
 #include "foundation/profile.h"
+#include "foundation/rules.h"
 #include "matmul.h"
 #include "foundation/thread_pool.h"
 #include "weights.h"
@@ -34,12 +35,9 @@ struct TowerConfig {
   // Of the keys and values of one sequence, laid out as packed matrices: panels of 16 rows.
   KvSizes kv_sizes() const { return {layers, kv_heads, head_dim, positions, kGroup, kGroup}; }
 
-  // Throws std::invalid_argument for a size below 1, an odd head_dim, heads that kv_heads does not divide.
-  void check() const;
+  // Which rules the sizes break.
+  Rules rules() const;
 };
-
-// Throws std::invalid_argument where a size is below 1.
-void check_size(const char *name, int value);
 
 // The tensors of a tower, by llama.cpp's names ("blk.0.attn_q.weight" ...), taken before anything is packed.
 struct TowerSources {

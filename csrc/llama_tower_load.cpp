@@ -1,6 +1,6 @@
 // Loading of a tower: check every tensor, then pack each once.
 #include <cmath>
-#include <stdexcept>
+#include <string>
 
 #include "llama_tower.h"
 
@@ -20,23 +20,23 @@ std::size_t packed_bytes(const TensorSource *tensor) {
 
 }  // namespace
 
-void check_size(const char *name, int value) {
-  if (value < 1) throw std::invalid_argument(std::string(name) + " must be at least 1, not " + std::to_string(value));
-}
-
-void TowerConfig::check() const {
-  check_size("layers", layers);
-  check_size("width", width);
-  check_size("heads", heads);
-  check_size("kv_heads", kv_heads);
-  check_size("head_dim", head_dim);
-  check_size("ffn", ffn);
-  check_size("positions", positions);
-  if (head_dim % 2 != 0) throw std::invalid_argument("head_dim must be even, not " + std::to_string(head_dim));
-  if (heads % kv_heads != 0)
-    throw std::invalid_argument("heads (" + std::to_string(heads) + ") must be a multiple of kv_heads (" +
-                                std::to_string(kv_heads) + ")");
-  if (!(rope_theta > 0) || !(norm_eps >= 0)) throw std::invalid_argument("rope_theta and norm_eps must be positive");
+Rules TowerConfig::rules() const {
+  constexpr long kWidest = 1 << 20;
+  Rules rules;
+  rules.in_range("layers", long{layers}, 1, 512);
+  rules.in_range("width", long{width}, 1, kWidest);
+  rules.in_range("heads", long{heads}, 1, 4096);
+  rules.in_range("kv_heads", long{kv_heads}, 1, 4096);
+  rules.require(kv_heads < 1 || heads % kv_heads == 0, "heads (" + std::to_string(heads) +
+                                                           ") must be a multiple of kv_heads (" +
+                                                           std::to_string(kv_heads) + ")");
+  rules.in_range("head_dim", long{head_dim}, 2, 4096);
+  rules.require(head_dim % 2 == 0, "head_dim must be even, not " + std::to_string(head_dim));
+  rules.in_range("ffn", long{ffn}, 1, kWidest);
+  rules.in_range("norm_eps", double{norm_eps}, 0, 1, /*exclusive=*/true);
+  rules.in_range("rope_theta", rope_theta, 1, kLargestRopeTheta);
+  rules.in_range("positions", long{positions}, 1, 1 << 17);
+  return rules;
 }
 
 TowerSources TowerSources::take(TensorReader &reader, const TowerConfig &c) {

@@ -60,14 +60,6 @@ void restore(Backbone &self, int slot, int count, const py::object &saved_argume
 }  // namespace
 
 void bind_backbone(py::module_ &m) {
-  py::class_<TowerConfig>(m, "TowerConfig", "Sizes of a Llama tower; see csrc/llama_tower.h.")
-      .def(py::init([](int layers, int width, int heads, int kv_heads, int head_dim, int ffn, float norm_eps,
-                       double rope_theta, int positions) {
-             return TowerConfig{layers, width, heads, kv_heads, head_dim, ffn, norm_eps, rope_theta, positions};
-           }),
-           py::kw_only(), py::arg("layers"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
-           py::arg("ffn"), py::arg("norm_eps"), py::arg("rope_theta"), py::arg("positions"));
-
   py::class_<Backbone>(m, "Backbone",
                        "The backbone on packed weights, with the keys and values of several slots in float32.\n\n"
                        "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8); the weights\n"

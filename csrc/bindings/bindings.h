@@ -7,6 +7,7 @@
 namespace csm {
 
 void bind_runtime(pybind11::module_ &m);  // instruction sets, thread pool
+void bind_configs(pybind11::module_ &m);  // sizes of models and their rules
 void bind_mimi(pybind11::module_ &m);     // the codec
 void bind_backbone(pybind11::module_ &m);  // the backbone
 void bind_depth_decoder(pybind11::module_ &m);  // sampler, embedding table, depth decoder

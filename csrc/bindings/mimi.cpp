@@ -1,5 +1,6 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/configs.h"
 #include "bindings/profile.h"
 #include "bindings/gil_release.h"
 #include "bindings/tensors.h"
@@ -19,52 +20,12 @@ namespace py = pybind11;
 namespace csm {
 namespace {
 
-template <class T>
-T field(const py::object &config, const char *name) {
-  try {
-    return config.attr(name).cast<T>();
-  } catch (const py::error_already_set &) {
-    throw std::invalid_argument(std::string("codec configuration: no field ") + name);
-  } catch (const py::cast_error &) {
-    throw std::invalid_argument(std::string("codec configuration: ") + name + " has the wrong type");
-  }
-}
-
-mimi::Config config_of(const py::object &from) {
-  mimi::Config c;
-  c.sample_rate = field<int>(from, "sample_rate");
-  c.frame_samples = field<int>(from, "frame_samples");
-  c.codebooks = field<int>(from, "codebooks");
-  c.semantic_codebooks = field<int>(from, "semantic_codebooks");
-  c.codebook_size = field<int>(from, "codebook_size");
-  c.codebook_dim = field<int>(from, "codebook_dim");
-  c.width = field<int>(from, "width");
-  c.filters = field<int>(from, "filters");
-  c.ratios = field<std::vector<int>>(from, "ratios");
-  c.kernel = field<int>(from, "kernel");
-  c.residual_kernel = field<int>(from, "residual_kernel");
-  c.last_kernel = field<int>(from, "last_kernel");
-  c.residual_layers = field<int>(from, "residual_layers");
-  c.dilation_growth = field<int>(from, "dilation_growth");
-  c.compress = field<int>(from, "compress");
-  c.layers = field<int>(from, "layers");
-  c.heads = field<int>(from, "heads");
-  c.kv_heads = field<int>(from, "kv_heads");
-  c.head_dim = field<int>(from, "head_dim");
-  c.ffn = field<int>(from, "ffn");
-  c.context = field<int>(from, "context");
-  c.rope_theta = field<float>(from, "rope_theta");
-  c.norm_eps = field<float>(from, "norm_eps");
-  c.upsample_groups = field<int>(from, "upsample_groups");
-  return c;
-}
-
 // A decoder or an encoder of the codec, what it reads in place, and the threads that it runs on.
 template <class Core>
 struct Owned {
   Owned(const py::object &config, const py::dict &tensors, std::shared_ptr<ThreadPool> threads)
       : held(tensors.attr("copy")()), pool(threads ? std::move(threads) : std::make_shared<ThreadPool>(1)) {
-    const mimi::Config sizes = config_of(config);
+    const mimi::Config sizes = codec_config(config);
     const TensorMap views = float_tensors(held);
     GilRelease gil_release;
     core = std::make_unique<Core>(sizes, views);

@@ -32,6 +32,7 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "The two towers and the Mimi codec of csm_hybrid, on quantised and float weights.";
   csm::watch_for_exit();
   csm::bind_runtime(m);
+  csm::bind_configs(m);
   csm::bind_mimi(m);
   csm::bind_backbone(m);
   csm::bind_depth_decoder(m);

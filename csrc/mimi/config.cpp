@@ -1,23 +1,48 @@
 #include "mimi/config.h"
 
+#include <algorithm>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 namespace csm::mimi {
 namespace {
 
-// Generous bounds: they keep products of sizes inside an int and a hostile file from asking for terabytes.
-constexpr int kLargest = 1 << 16;
-constexpr int kLongestHop = 1 << 20;
+constexpr long kLargest = 1 << 16;
+constexpr long kLongest = 1 << 20;  // samples or steps
 
-void require(bool holds, const std::string &rule) {
-  if (!holds) throw std::invalid_argument("codec configuration: " + rule);
+void check_convolutions(Rules &rules, const Config &c) {
+  rules.in_range("number of ratios", static_cast<long>(c.ratios.size()), 1, 8);
+  std::int64_t hop = 1;
+  for (int ratio : c.ratios) {
+    rules.in_range("ratio", long{ratio}, 1, 64);
+    hop = std::min<std::int64_t>(hop * std::clamp(ratio, 1, 64), kLongest + 1);
+  }
+  rules.require(hop <= kLongest, "the product of ratios must be at most " + std::to_string(kLongest));
+  const std::size_t halvings = std::min<std::size_t>(c.ratios.size(), 16);
+  rules.in_range("filters * 2^ratios", std::int64_t{c.filters} << halvings, 1, kLargest);
+  rules.in_range("kernel", long{c.kernel}, 1, 255);
+  rules.in_range("residual_kernel", long{c.residual_kernel}, 1, 255);
+  rules.in_range("last_kernel", long{c.last_kernel}, 1, 255);
+  rules.in_range("residual_layers", long{c.residual_layers}, 1, 8);
+  rules.in_range("dilation_growth", long{c.dilation_growth}, 1, 8);
+  rules.in_range("compress", long{c.compress}, 1, std::max(1, c.filters));
+  rules.require(c.compress < 1 || c.filters % c.compress == 0, "filters must be a multiple of compress");
+  rules.in_range("frame_samples", long{c.frame_samples}, 1, kLongest);
+  rules.require(hop > kLongest || c.frame_samples % hop == 0, "samples per frame (" + std::to_string(c.frame_samples) +
+                                                ") must be a multiple of the product of ratios (" + std::to_string(hop) +
+                                                ")");
 }
 
-void in_range(const char *name, int value, int least = 1, int most = kLargest) {
-  require(value >= least && value <= most, std::string(name) + " is " + std::to_string(value) + ", must be " +
-                                               std::to_string(least) + " to " + std::to_string(most));
+void check_transformer(Rules &rules, const Config &c) {
+  rules.in_range("layers", long{c.layers}, 1, 256);
+  rules.in_range("heads", long{c.heads}, 1, 1024);
+  rules.in_range("kv_heads", long{c.kv_heads}, 1, std::max(1, c.heads));
+  rules.require(c.kv_heads < 1 || c.heads % c.kv_heads == 0, "heads must be a multiple of kv_heads");
+  rules.in_range("head_dim", long{c.head_dim}, 2, 4096);
+  rules.require(c.head_dim % 2 == 0, "head_dim must be even: RoPE turns pairs");
+  rules.in_range("ffn", long{c.ffn}, 1, kLargest);
+  rules.in_range("context", long{c.context}, 1, kLargest);
+  rules.in_range("rope_theta", double{c.rope_theta}, 1, kLargestRopeTheta);
+  rules.in_range("norm_eps", double{c.norm_eps}, 0, 1, /*exclusive=*/true);
 }
 
 }  // namespace
@@ -30,44 +55,20 @@ int Config::hop() const {
 
 int Config::stride() const { return frame_samples / hop(); }
 
-void Config::check() const {
-  in_range("sample_rate", sample_rate, 1, 1 << 20);
-  in_range("semantic_codebooks", semantic_codebooks);
-  in_range("codebooks", codebooks, semantic_codebooks, 1024);
-  in_range("codebook_size", codebook_size, 1, 1 << 20);
-  in_range("codebook_dim", codebook_dim);
-  in_range("width", width);
-  in_range("filters", filters);
-  in_range("number of ratios", static_cast<int>(ratios.size()), 1, 8);
-  std::int64_t product = 1;
-  for (int ratio : ratios) {
-    in_range("ratio", ratio, 1, 64);
-    product *= ratio;  // below 64^8, which 64 bits hold
-  }
-  require(product <= kLongestHop, "the product of ratios is " + std::to_string(product) + ", must be at most " +
-                                      std::to_string(kLongestHop));
-  in_range("filters * 2^ratios", filters << ratios.size());
-  in_range("kernel", kernel, 1, 255);
-  in_range("residual_kernel", residual_kernel, 1, 255);
-  in_range("last_kernel", last_kernel, 1, 255);
-  in_range("residual_layers", residual_layers, 1, 8);
-  in_range("dilation_growth", dilation_growth, 1, 8);
-  in_range("compress", compress, 1, filters);
-  in_range("layers", layers, 1, 256);
-  in_range("heads", heads, 1, 1024);
-  in_range("kv_heads", kv_heads, 1, heads);
-  require(heads % kv_heads == 0, "heads must be a multiple of kv_heads");
-  in_range("head_dim", head_dim, 2, 4096);
-  require(head_dim % 2 == 0, "head_dim must be even, RoPE turns pairs");
-  in_range("ffn", ffn);
-  in_range("context", context);
-  require(rope_theta > 1, "rope_theta must be above 1");
-  require(norm_eps > 0, "norm_eps must be positive");
-  in_range("upsample_groups", upsample_groups, 1, width);
-  require(width % upsample_groups == 0, "width must be a multiple of upsample_groups");
-  require(frame_samples > 0 && frame_samples % hop() == 0,
-          "samples per frame (" + std::to_string(frame_samples) + ") must be a multiple of the product of ratios (" +
-              std::to_string(hop()) + ")");
+Rules Config::rules() const {
+  Rules rules;
+  rules.in_range("sample_rate", long{sample_rate}, 1, kLongest);
+  rules.in_range("codebooks", long{codebooks}, 2, kMostCodebooks);
+  rules.in_range("semantic_codebooks", long{semantic_codebooks}, 1, std::max(1, codebooks - 1));
+  rules.in_range("codebook_size", long{codebook_size}, 1, kLargestVocab);
+  rules.in_range("codebook_dim", long{codebook_dim}, 1, kLargest);
+  rules.in_range("width", long{width}, 1, kLargest);
+  rules.in_range("filters", long{filters}, 1, kLargest);
+  check_convolutions(rules, *this);
+  check_transformer(rules, *this);
+  rules.in_range("upsample_groups", long{upsample_groups}, 1, std::max(1, width));
+  rules.require(upsample_groups < 1 || width % upsample_groups == 0, "width must be a multiple of upsample_groups");
+  return rules;
 }
 
 }  // namespace csm::mimi

@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "foundation/rules.h"
+
 namespace csm::mimi {
 
 struct Config {
@@ -34,8 +36,10 @@ struct Config {
   int hop() const;     // samples per step of the convolutional stacks
   int stride() const;  // steps per frame
 
-  // Throws std::invalid_argument with the first rule that is broken.
-  void check() const;
+  // Which rules the sizes break.
+  Rules rules() const;
+  // Throws std::invalid_argument that lists them.
+  void check() const { rules().check("codec configuration"); }
 };
 
 }  // namespace csm::mimi
