@@ -41,7 +41,7 @@ void DepthDecoder::decode_frames(int slots, const float *hidden, const float *c0
                                     std::int32_t *codes) {
   if (slots < 1) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  // The hidden state and code 0 go in together; every later code alone. The last code is never fed.
+  // The hidden state and code 0 are fed together, every later code alone, and the last one not at all.
   const Steps first{slots, 2, 0};
   reserve(slots, first.count);
   for (int b = 0; b < slots; ++b) samplers[b]->reserve(config_.vocab);

@@ -88,8 +88,8 @@ class DepthDecoder {
   Activations input_;                // (n, input_width): hidden states and embeddings
   Activations last_;                 // (slots, width)
   Activations logits_;               // (slots, V)
-  int slots_ = 0;                  // that there is room for
-  int vectors_ = 0;                  // likewise
+  int slots_ = 0;                    // that there is room for
+  int vectors_ = 0;                  // that there is room for
 
   // The projection's time is with the look-up of the embeddings.
   Profile profile_{"projection", "attention", "feed_forward", "heads", "sampling"};

@@ -1,6 +1,6 @@
 // A Llama tower on packed weights, for a batch of any mix of sequences and positions: pre-norm attention with rotary
 // positions and shared key heads, then a SwiGLU feed-forward (Touvron et al. 2023). CSM's backbone and its codebook
-// decoder are one each.
+// decoder are each such a tower.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,7 @@ struct TowerSources {
 struct TowerLayer {
   std::vector<float> attn_norm;  // (width,)
   PanelMatrix q;                 // (q_width, width), rows in interleaved pairs for the rotation
-  PanelMatrix k;                 // (kv_width, width), likewise
+  PanelMatrix k;                 // (kv_width, width), in interleaved pairs too
   PanelMatrix v;                 // (kv_width, width)
   PanelMatrix o;                 // (width, q_width)
   std::vector<float> ffn_norm;   // (width,)
@@ -74,7 +74,7 @@ struct TowerSpan {
 
 class LlamaTower {
  public:
-  // Packs the weights; the sources' data may go afterwards. The sources are whole: TensorReader::check() has passed.
+  // Packs the weights; the sources' data may go afterwards. TensorReader::check() must have passed.
   LlamaTower(const TowerConfig &config, const TowerSources &sources, ThreadPool &pool, const KernelTable &kernels);
 
   // Makes room for n vectors.
@@ -113,7 +113,7 @@ class LlamaTower {
   struct Scratch {                   // of one worker, for a tile of attention
     std::vector<float> queries;      // (tile, head_dim)
     std::vector<float> scores;       // (tile, positions rounded up to whole panels)
-    std::vector<float> sums;         // (tile, head_dim rounded up likewise)
+    std::vector<float> sums;         // (tile, head_dim rounded up to whole panels)
   };
 
   TowerConfig config_;

@@ -73,7 +73,8 @@ void bind_backbone(py::module_ &m) {
            "embeddings: (N, width) float32; positions: (N,) int32, each the next one of its slot; slots: (N,)\n"
            "int32; outputs: (N,) bool, whose results are wanted.\n"
            "Returns hidden (M, width) and logits (M, vocab) float32 of the M wanted ones in order. A result does not\n"
-           "depend on what else is in the pass, on how its slot's positions are cut into passes, or on the number of threads.\n"
+           "depend on what else is in the pass, on how a slot's positions are cut into passes, or on the number of\n"
+           "threads.\n"
            "Raises ValueError for a slot that is not there, that is full or that is at another position; nothing has\n"
            "changed then.")
       .def("forget", [](Backbone &self, int slot) {

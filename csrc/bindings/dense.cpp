@@ -81,18 +81,18 @@ Array<float> attend(const std::string &isa, const py::object &q_argument, const 
   const auto q = checked<float>(q_argument, "q", {-1});
   const auto keys = checked<float>(keys_argument, "keys", {-1, q.size()});
   const auto values = checked<float>(values_argument, "values", {keys.shape(0), q.size()});
-  const int d = static_cast<int>(q.size()), slots = static_cast<int>(keys.shape(0));
-  require(slots > 0, "keys must not be empty");
-  const int key_stride = (slots + 15) / 16 * 16, value_stride = (d + 15) / 16 * 16;
+  const int d = static_cast<int>(q.size()), positions = static_cast<int>(keys.shape(0));
+  require(positions > 0, "keys must not be empty");
+  const int key_stride = (positions + 15) / 16 * 16, value_stride = (d + 15) / 16 * 16;
   Buffer packed_keys(static_cast<size_t>(d * key_stride));
-  Buffer packed_values(static_cast<size_t>(slots * value_stride));
+  Buffer packed_values(static_cast<size_t>(positions * value_stride));
   Buffer scores(static_cast<size_t>(key_stride)), out(static_cast<size_t>(value_stride));
-  for (int s = 0; s < slots; ++s)
+  for (int s = 0; s < positions; ++s)
     for (int i = 0; i < d; ++i) {
       packed_keys.data()[i * key_stride + s] = keys.data()[s * d + i];
       packed_values.data()[s * value_stride + i] = values.data()[s * d + i];
     }
-  kernels.attend({q.data(), packed_keys.data(), packed_values.data(), scores.data(), out.data(), d, slots,
+  kernels.attend({q.data(), packed_keys.data(), packed_values.data(), scores.data(), out.data(), d, positions,
                   key_stride, value_stride, 1.0f});
   Array<float> y(d);
   std::copy_n(out.data(), d, y.mutable_data());
@@ -109,7 +109,7 @@ void bind_dense(py::module_ &m) {
   m.def("dense_layer_norm", &layer_norm, py::kw_only(), py::arg("isa"), py::arg("x"),
         py::arg("gamma"), py::arg("beta"), py::arg("eps"), "Layer norm of (n,) values.");
   m.def("dense_attend", &attend, py::kw_only(), py::arg("isa"), py::arg("q"), py::arg("keys"),
-        py::arg("values"), "softmax(q . keys) . values: q (d,), keys and values (slots, d).");
+        py::arg("values"), "softmax(q . keys) . values: q (d,), keys and values (positions, d).");
 }
 
 }  // namespace csm

@@ -15,7 +15,7 @@ std::thread::id last;           // the thread that ends the interpreter; written
   while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
-// Whoever is taking the GIL back gets it now, while the interpreter still lives; nobody begins to from here on.
+// Threads that are taking the GIL back get it now, while the interpreter still lives; none begins to from here on.
 void begin_exit() {
   last = std::this_thread::get_id();
   exiting.store(true);

@@ -5,8 +5,8 @@
 
 namespace csm {
 
-// Lets go of the GIL for as long as it lives, as pybind11::gil_scoped_release does. At the interpreter's end, however,
-// a daemon thread never comes back from it: before Python 3.14 the interpreter ends such a thread where it waits for
+// Releases the GIL for its lifetime, as pybind11::gil_scoped_release does. At the interpreter's end, however, a daemon
+// thread never returns from it: before Python 3.14 the interpreter ends such a thread where it waits for
 // the GIL, by unwinding its stack, which no C++ destructor allows ("terminate called").
 class GilRelease {
  public:
@@ -19,7 +19,7 @@ class GilRelease {
   PyThreadState *state_;
 };
 
-// Tells when the interpreter begins to end. Once, when the module is imported.
+// Notes when the interpreter begins to end. Once, when the module is imported.
 void watch_for_exit();
 
 }  // namespace csm

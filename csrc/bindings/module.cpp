@@ -35,6 +35,8 @@ PYBIND11_MODULE(_native, m) {
   csm::bind_configs(m);
   csm::bind_mimi(m);
   csm::bind_backbone(m);
+  csm::bind_sampler(m);
+  csm::bind_tables(m);
   csm::bind_depth_decoder(m);
   csm::bind_kernels(m);
   csm::bind_dense(m);

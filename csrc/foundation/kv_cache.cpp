@@ -54,8 +54,7 @@ void KvCache::store_values(int layer, int position, Range rows, const float *val
   });
 }
 
-// Keys lie by whole blocks: a last one that is not full brings along what comes after it, which is stored anew before
-// it is read.
+// Keys are copied by whole blocks: beyond `count`, the last one holds what is stored anew before it is read.
 template <typename Run>
 void KvCache::each_run(int count, const Run &run) const {
   const KvSizes &s = sizes_;

@@ -20,7 +20,7 @@ std::uint8_t *map(std::size_t bytes) {
   return static_cast<std::uint8_t *>(base);
 }
 
-// `bytes`, a multiple of a huge page, that begin at a whole one: mapped with one more, whose rest is given back.
+// `bytes`, a multiple of a huge page, aligned to one: one more is mapped, and what is left over is given back.
 std::uint8_t *map_huge(std::size_t bytes) {
   std::uint8_t *base = map(bytes + Memory::kHugePage);
   const std::size_t skip = (Memory::kHugePage - reinterpret_cast<std::uintptr_t>(base) % Memory::kHugePage) % Memory::kHugePage;

@@ -21,8 +21,8 @@ struct ProfileResult {
   double waited = 0;  // seconds at barriers, the mean over the workers
 };
 
-// A stopwatch kept by worker 0 for all that run a pass together: a stage ends with a barrier, whose completion is
-// everybody's clock, however late a worker learns of it.
+// A stopwatch that worker 0 keeps for all workers of a pass: a stage ends with a barrier, and ends for all of them when
+// that is complete, however late a worker notices.
 class Profile {
  public:
   // These stages are there from the start, with no time yet.

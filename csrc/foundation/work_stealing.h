@@ -20,9 +20,9 @@ class WorkStealing {
   WorkStealing(const WorkStealing &) = delete;
   WorkStealing &operator=(const WorkStealing &) = delete;
 
-  // One worker's part of a round; all workers call it with the same count and grain, as often as each other.
-  // work(Range) gets chunks of [0, count), whole multiples of grain but for the last; all workers' together are each
-  // item once. Other workers' last chunks may still be under way when it returns.
+  // One worker's part of a round; all workers call it with the same count and grain, and equally often.
+  // work(Range) gets chunks of [0, count), whole multiples of grain but for the last; all workers together
+  // get each item once. Other workers' last chunks may still be under way when it returns.
   template <class Work>
   void run(int worker, int count, int grain, const Work &work) {
     const int workers = static_cast<int>(counters_.size());

@@ -14,7 +14,7 @@ namespace csm {
 
 enum class Isa : int;  // foundation/isa.h
 
-// `count` rows in blocks of `per_block` (a block is one stream): row r starts at
+// `count` rows in blocks of `per_block` (a block is one stream of sound): row r starts at
 // base + (r / per_block) * block_stride + (r % per_block) * row_stride, in floats.
 // Rows may overlap: a causal convolution reads rows of kernel * channels floats, one step apart.
 struct ConstRows {
@@ -59,15 +59,15 @@ struct DenseMatMul {
   Activation activation;
 };
 
-// One head of one query: out = softmax(scale * q . keys) . values over the first `slots` slots.
+// One head of one query: out = softmax(scale * q . keys) . values over the first `positions` positions.
 struct Attention {
   const float *q;       // (head_dim)
-  const float *keys;    // (head_dim, key_stride), slot by slot inside a row; key_stride a multiple of 16
-  const float *values;  // (slots, value_stride); value_stride a multiple of 16, zeros beyond head_dim
+  const float *keys;    // (head_dim, key_stride), position by position inside a row; key_stride a multiple of 16
+  const float *values;  // (positions, value_stride); value_stride a multiple of 16, zeros beyond head_dim
   float *scores;        // (key_stride) scratch
   float *out;           // (value_stride)
   int head_dim;
-  int slots;
+  int positions;
   int key_stride;
   int value_stride;
   float scale;

@@ -64,16 +64,16 @@ void layer_norm(const float *x, const float *gamma, const float *beta, float eps
 
 void attend(const Attention &a) {
   float top = -INFINITY, sum = 0;
-  for (int s = 0; s < a.slots; ++s) {
+  for (int s = 0; s < a.positions; ++s) {
     float dot = 0;
     for (int d = 0; d < a.head_dim; ++d) dot += a.q[d] * a.keys[static_cast<ptrdiff_t>(d) * a.key_stride + s];
     a.scores[s] = dot * a.scale;
     top = a.scores[s] > top ? a.scores[s] : top;
   }
-  for (int s = 0; s < a.slots; ++s) sum += a.scores[s] = std::exp(a.scores[s] - top);
+  for (int s = 0; s < a.positions; ++s) sum += a.scores[s] = std::exp(a.scores[s] - top);
   for (int d = 0; d < a.value_stride; ++d) {
     float mix = 0;
-    for (int s = 0; s < a.slots; ++s) mix += a.scores[s] * a.values[static_cast<ptrdiff_t>(s) * a.value_stride + d];
+    for (int s = 0; s < a.positions; ++s) mix += a.scores[s] * a.values[static_cast<ptrdiff_t>(s) * a.value_stride + d];
     a.out[d] = mix / sum;
   }
 }

@@ -30,7 +30,7 @@ struct alignas(16) XBlock {
   std::int32_t minus_sum;      // -(sum of q)
   std::int32_t minus_sum_high; // -(sum of q[16..32))
 };
-static_assert(sizeof(XBlock) == 48, "four streams' blocks are three cache lines");
+static_assert(sizeof(XBlock) == 48, "four vectors' blocks are three cache lines");
 
 // A matrix (rows, cols) laid out for the kernels: panels of 16 rows, each panel contiguous and 64-byte aligned.
 //

@@ -49,7 +49,7 @@ void pack_quants(const UnpackedBlock &block, int bits, int row, std::uint8_t *li
 
 void put_f16(std::uint8_t *out, int row, f16_bits value) { std::memcpy(out + 2 * row, &value, sizeof value); }
 
-// `index` is the block's place in its chunk; `super` is the line of its superblock, where there are such.
+// `index` is the block's place in its chunk; `super` is the line of its superblock, for types that have those.
 void pack_scales(TensorType type, const UnpackedBlock &block, int index, int row, std::uint8_t *super,
                  std::uint8_t *scales) {
   switch (type) {

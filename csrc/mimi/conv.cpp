@@ -135,7 +135,7 @@ size_t Contexts::bytes() const {
 std::vector<size_t> number_contexts(const std::vector<Conv *> &convs) {
   std::vector<size_t> sizes;
   for (Conv *conv : convs) {
-    conv->slot = static_cast<int>(sizes.size());
+    conv->number = static_cast<int>(sizes.size());
     sizes.push_back(static_cast<size_t>(conv->context()) * static_cast<size_t>(conv->in));
   }
   return sizes;
@@ -152,7 +152,7 @@ void recall(const Worker &worker, const Conv &conv, const Signal &in, Contexts *
   if (floats == 0) return;
   const Range share = worker.share(in.streams);
   for (int s = share.begin; s < share.end; ++s)
-    std::memcpy(in.context_of(s), streams[s]->kept[static_cast<size_t>(conv.slot)].data(), floats * sizeof(float));
+    std::memcpy(in.context_of(s), streams[s]->kept[static_cast<size_t>(conv.number)].data(), floats * sizeof(float));
 }
 
 void keep(const Worker &worker, const Conv &conv, const Signal &in, Contexts *const *streams) {
@@ -160,7 +160,7 @@ void keep(const Worker &worker, const Conv &conv, const Signal &in, Contexts *co
   if (floats == 0) return;
   const Range share = worker.share(in.streams);
   for (int s = share.begin; s < share.end; ++s)
-    std::memcpy(streams[s]->kept[static_cast<size_t>(conv.slot)].data(),
+    std::memcpy(streams[s]->kept[static_cast<size_t>(conv.number)].data(),
                 in.context_of(s) + ptrdiff_t{in.steps} * in.channels, floats * sizeof(float));
 }
 

@@ -43,7 +43,7 @@ struct Conv {
   int stride = 1;    // input steps from one window to the next
   int dilation = 1;  // input steps between two taps
   int phases = 1;    // output steps per window (transposed convolutions)
-  int slot = 0;      // place of its context among a stream's contexts
+  int number = 0;    // of its context among a stream's contexts
 
   // Input steps that must be kept from call to call.
   int context() const { return (taps - 1) * dilation + 1 - stride; }
@@ -68,13 +68,13 @@ struct Outputs {
 void convolve(const Worker &worker, const Conv &conv, const Signal &in, const Outputs &out, float *scratch);
 size_t window_scratch(const Conv &conv, int streams, int steps);
 
-// Contexts of one stream's convolutions, by slot.
+// Contexts of one stream's convolutions, by number.
 struct Contexts {
   std::vector<Buffer> kept;
 
   size_t bytes() const;
 };
-// Numbers the convolutions that keep a context, and tells its floats by number.
+// Numbers the convolutions that keep a context; returns the floats of each.
 std::vector<size_t> number_contexts(const std::vector<Conv *> &convs);
 Contexts make_contexts(const std::vector<size_t> &sizes);
 

@@ -9,8 +9,8 @@ namespace {
 // memory, few enough for the activations to stay in the cache.
 constexpr int kFramesPerPass = 32;
 
-// The first blocks hold most of the weights and few steps, they run on a whole pass; the later ones hold few weights
-// and many steps, they run frame by frame so that their activations stay in the cache.
+// The first blocks have most of the weights and few steps: they run on a whole pass. The later ones have few weights and
+// many steps: they run frame by frame, so that their activations stay in the cache.
 constexpr size_t kWholeBlocks = 1;
 
 DecoderBlock load_block(TensorReader &reader, const Config &config, int index, int channels) {

@@ -88,7 +88,7 @@ class Decoder {
 
   Config config_;
   DecoderWeights weights_;
-  std::vector<size_t> context_sizes_;  // floats, by slot
+  std::vector<size_t> context_sizes_;  // floats, by number
   mutable std::mutex mutex_;  // one call at a time: the scratch is shared
   Scratch scratch_;
   Profile profile_;

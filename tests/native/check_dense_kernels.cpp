@@ -97,17 +97,17 @@ void check_matmul(Isa isa) {
 }
 
 void check_attention(Isa isa) {
-  constexpr int kDim = 20, kSlots = 37, kStride = 48, kValueStride = 32;
+  constexpr int kDim = 20, kPositions = 37, kStride = 48, kValueStride = 32;
   const std::vector<float> q = integers(kDim), keys = integers(kDim * kStride);
-  std::vector<float> values = integers(kSlots * kValueStride);
-  for (int s = 0; s < kSlots; ++s) std::fill_n(values.begin() + s * kValueStride + kDim, kValueStride - kDim, 0.0f);
+  std::vector<float> values = integers(kPositions * kValueStride);
+  for (int s = 0; s < kPositions; ++s) std::fill_n(values.begin() + s * kValueStride + kDim, kValueStride - kDim, 0.0f);
   const auto attend = [&](const DenseKernels &kernels) {
     std::vector<float> scores(kStride), out(kValueStride);
-    kernels.attend({q.data(), keys.data(), values.data(), scores.data(), out.data(), kDim, kSlots, kStride, kValueStride,
+    kernels.attend({q.data(), keys.data(), values.data(), scores.data(), out.data(), kDim, kPositions, kStride, kValueStride,
                     0.05f});
     return out;
   };
-  tell(isa, "attention", worst(attend(dense_kernels(isa)), attend(kDenseScalar)), kSlots * kNear);
+  tell(isa, "attention", worst(attend(dense_kernels(isa)), attend(kDenseScalar)), kPositions * kNear);
 }
 
 void check_norm(Isa isa) {
