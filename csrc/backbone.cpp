@@ -28,8 +28,7 @@ Backbone::Backbone(const TowerConfig &config, int vocab, int slots, const Tensor
   tower_ = std::make_unique<LlamaTower>(config, sources, *pool_, kernels);
   arena_.reserve(WeightArena::packed_bytes(head->type, vocab, config.width));
   head_ = arena_.pack(*head, 0, vocab, config.width, *pool_);
-  for (int i = 0; i < slots; ++i)
-    caches_.emplace_back(config.kv_sizes());
+  for (int i = 0; i < slots; ++i) caches_.emplace_back(config.kv_sizes());
   lengths_.resize(static_cast<std::size_t>(slots));
 }
 
@@ -40,7 +39,8 @@ void Backbone::decode(int n, const float *embeddings, const std::int32_t *positi
   framed_ = std::all_of(wanted, wanted + n, [](bool asked) { return asked; });
   std::vector<int> before = lengths_;
   try {
-    reserve(std::min(n, kPass), static_cast<int>(std::min<std::ptrdiff_t>(kPass, std::count(wanted, wanted + n, true))));
+    reserve(std::min(n, kPass),
+            static_cast<int>(std::min<std::ptrdiff_t>(kPass, std::count(wanted, wanted + n, true))));
     for (int begin = 0; begin < n; begin += kPass) {
       const int end = std::min(begin + kPass, n);
       set_spans(begin, end, slot, wanted);
@@ -99,16 +99,19 @@ void Backbone::set_spans(int begin, int end, const std::int32_t *slot, const boo
 void Backbone::run(int n, const float *embeddings, float *hidden, float *logits) {
   const int m = static_cast<int>(read_.size());
   profile_.begin(framed_);
-  pool_->run([&](int worker) {
-    const Range mine = matmul_.vectors_of(worker, n);
-    for (int i = mine.begin; i < mine.end; ++i)
-      std::copy_n(embeddings + static_cast<std::ptrdiff_t>(i) * config().width, config().width, tower_->residual().row(i));
-    pool_->barrier();
-    tower_->forward(worker, spans_, n, head_, profile_);
-    if (m > 0) finish(worker, m, hidden, logits);
-    if (profile_.on()) pool_->barrier();
-    profile_.end_stage(worker, "head");
-  }, profile_.waits());
+  pool_->run(
+      [&](int worker) {
+        const Range mine = matmul_.vectors_of(worker, n);
+        for (int i = mine.begin; i < mine.end; ++i)
+          std::copy_n(embeddings + static_cast<std::ptrdiff_t>(i) * config().width, config().width,
+                      tower_->residual().row(i));
+        pool_->barrier();
+        tower_->forward(worker, spans_, n, head_, profile_);
+        if (m > 0) finish(worker, m, hidden, logits);
+        if (profile_.on()) pool_->barrier();
+        profile_.end_stage(worker, "head");
+      },
+      profile_.waits());
   profile_.end();
 }
 

@@ -15,18 +15,17 @@ namespace csm {
 
 class Backbone {
  public:
-  // Packs the weights; the tensors' data may go afterwards. Names and shapes: llama.cpp's for the tower, "output.weight"
-  // (vocab, width). Holds the keys and values of `slots` sequences of up to config.positions
-  // positions each, in f32.
-  // Throws std::invalid_argument that lists everything missing or misshapen.
+  // Packs the weights; the tensors' data may go afterwards. Names and shapes: llama.cpp's for the tower,
+  // "output.weight" (vocab, width). Holds the keys and values of `slots` sequences of up to config.positions positions
+  // each, in f32. Throws std::invalid_argument that lists everything missing or misshapen.
   Backbone(const TowerConfig &config, int vocab, int slots, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
            const KernelTable &kernels);
 
   // Takes in n vectors in any mix of slots. embeddings: (n, width); slot: (n,), each in 0 .. slots - 1;
   // position: (n,), each the next one of its slot; wanted: (n,), whose results are asked for.
   // Out, for the wanted ones in order: hidden (m, width), logits (m, vocab).
-  // A result does not depend on what else is in the pass, nor on how a slot's positions are cut into passes, nor on threads.
-  // Throws std::invalid_argument for a slot that is not there or another position, std::length_error for a
+  // A result does not depend on what else is in the pass, nor on how a slot's positions are cut into passes, nor on
+  // threads. Throws std::invalid_argument for a slot that is not there or another position, std::length_error for a
   // slot that is full, std::bad_alloc; nothing has changed then.
   void decode(int n, const float *embeddings, const std::int32_t *position, const std::int32_t *slot,
               const bool *wanted, float *hidden, float *logits);
@@ -63,18 +62,18 @@ class Backbone {
   std::shared_ptr<ThreadPool> pool_;
   MatMul matmul_;
   std::unique_ptr<LlamaTower> tower_;
-  PanelMatrix head_{};               // (vocab, width)
-  WeightArena arena_;                // owns what the head points to
+  PanelMatrix head_{};  // (vocab, width)
+  WeightArena arena_;   // owns what the head points to
 
-  std::vector<KvCache> caches_;      // of each slot
-  std::vector<int> lengths_;         // of each slot
-  std::vector<TowerSpan> spans_;     // of a pass
-  std::vector<int> read_;            // the wanted vectors of a pass
-  Activations last_;                 // (m, width)
-  Activations logits_;               // (m, vocab)
-  int wanted_ = 0;                   // the most m that there is room for
+  std::vector<KvCache> caches_;   // of each slot
+  std::vector<int> lengths_;      // of each slot
+  std::vector<TowerSpan> spans_;  // of a pass
+  std::vector<int> read_;         // the wanted vectors of a pass
+  Activations last_;              // (m, width)
+  Activations logits_;            // (m, vocab)
+  int wanted_ = 0;                // the most m that there is room for
 
-  bool framed_ = false;              // whether all results of this decode are wanted
+  bool framed_ = false;  // whether all results of this decode are wanted
   Profile profile_{"attention", "feed_forward", "head"};
   mutable std::mutex mutex_;
 };

@@ -38,7 +38,7 @@ void DepthDecoder::set_spans(const Steps &steps) {
 }
 
 void DepthDecoder::decode_frames(int slots, const float *hidden, const float *c0_logits, Sampler *const *samplers,
-                                    std::int32_t *codes) {
+                                 std::int32_t *codes) {
   if (slots < 1) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   // The hidden state and code 0 are fed together, every later code alone, and the last one not at all.
@@ -47,28 +47,30 @@ void DepthDecoder::decode_frames(int slots, const float *hidden, const float *c0
   for (int b = 0; b < slots; ++b) samplers[b]->reserve(config_.vocab);
   set_spans(first);
   profile_.begin();
-  pool_->run([&](int worker) {
-    Steps steps = first;
-    draw(worker, slots, c0_logits, config_.vocab, samplers, 0, codes);
-    pool_->barrier();
-    profile_.end_stage(worker, "sampling");
-    put_hidden(worker, steps, hidden);
-    put_embeddings(worker, steps, 1, 0, codes);
-    for (int codebook = 1; codebook < config_.codebooks; ++codebook) {
-      project(worker, steps);
-      profile_.end_stage(worker, "projection");
-      run_tower(worker, steps, codebook);
-      head(worker, steps, steps.count - 1, codebook);
-      profile_.end_stage(worker, "heads");
-      draw(worker, slots, logits_.f32.data(), logits_.stride, samplers, codebook, codes);
-      if (codebook + 1 < config_.codebooks || profile_.on()) pool_->barrier();
-      profile_.end_stage(worker, "sampling");
-      if (codebook + 1 == config_.codebooks) break;
-      steps = {slots, 1, codebook + 1};
-      if (worker == 0) set_spans(steps);
-      put_embeddings(worker, steps, 0, codebook, codes);
-    }
-  }, profile_.waits());
+  pool_->run(
+      [&](int worker) {
+        Steps steps = first;
+        draw(worker, slots, c0_logits, config_.vocab, samplers, 0, codes);
+        pool_->barrier();
+        profile_.end_stage(worker, "sampling");
+        put_hidden(worker, steps, hidden);
+        put_embeddings(worker, steps, 1, 0, codes);
+        for (int codebook = 1; codebook < config_.codebooks; ++codebook) {
+          project(worker, steps);
+          profile_.end_stage(worker, "projection");
+          run_tower(worker, steps, codebook);
+          head(worker, steps, steps.count - 1, codebook);
+          profile_.end_stage(worker, "heads");
+          draw(worker, slots, logits_.f32.data(), logits_.stride, samplers, codebook, codes);
+          if (codebook + 1 < config_.codebooks || profile_.on()) pool_->barrier();
+          profile_.end_stage(worker, "sampling");
+          if (codebook + 1 == config_.codebooks) break;
+          steps = {slots, 1, codebook + 1};
+          if (worker == 0) set_spans(steps);
+          put_embeddings(worker, steps, 0, codebook, codes);
+        }
+      },
+      profile_.waits());
   profile_.end();
 }
 
@@ -127,7 +129,7 @@ void DepthDecoder::put_embeddings(int worker, const Steps &steps, int step, int 
 }
 
 void DepthDecoder::draw(int worker, int slots, const float *logits, std::ptrdiff_t stride, Sampler *const *samplers,
-                           int codebook, std::int32_t *codes) {
+                        int codebook, std::int32_t *codes) {
   const Range mine = matmul_.vectors_of(worker, slots);
   for (int b = mine.begin; b < mine.end; ++b)
     codes[static_cast<std::ptrdiff_t>(b) * config_.codebooks + codebook] =

@@ -10,11 +10,11 @@
 #include <mutex>
 #include <vector>
 
+#include "foundation/thread_pool.h"
 #include "kernels/kernels.h"
 #include "llama_tower.h"
 #include "matmul.h"
 #include "sampler.h"
-#include "foundation/thread_pool.h"
 #include "weights.h"
 
 namespace csm {
@@ -43,7 +43,7 @@ class DepthDecoder {
   // llama.cpp's for the tower, "projection" (width, input_width), "heads" (K - 1, V, width), "audio_embd"
   // (K V, input_width). Throws std::invalid_argument that lists everything missing or misshapen.
   DepthDecoder(const DepthDecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
-                  const KernelTable &kernels);
+               const KernelTable &kernels);
 
   // One frame of each slot. hidden: (slots, input_width); c0_logits: (slots, V); samplers: one for each slot;
   // codes out: (slots, K). A slot's codes do not depend on the others, nor on the number of threads.
@@ -77,19 +77,19 @@ class DepthDecoder {
   std::shared_ptr<ThreadPool> pool_;
   MatMul matmul_;
   std::unique_ptr<LlamaTower> tower_;
-  EmbeddingTable audio_embd_{};      // (K V, input_width)
-  PanelMatrix projection_{};         // (width, input_width)
-  std::vector<PanelMatrix> heads_;   // K - 1 of (V, width)
-  WeightArena arena_;                // owns what the projection and the heads point to
+  EmbeddingTable audio_embd_{};     // (K V, input_width)
+  PanelMatrix projection_{};        // (width, input_width)
+  std::vector<PanelMatrix> heads_;  // K - 1 of (V, width)
+  WeightArena arena_;               // owns what the projection and the heads point to
 
-  std::vector<KvCache> caches_;      // of each slot
-  std::vector<TowerSpan> spans_;     // of each slot
-  std::vector<int> read_;            // (slots,): the vectors that the head reads
-  Activations input_;                // (n, input_width): hidden states and embeddings
-  Activations last_;                 // (slots, width)
-  Activations logits_;               // (slots, V)
-  int slots_ = 0;                    // that there is room for
-  int vectors_ = 0;                  // that there is room for
+  std::vector<KvCache> caches_;   // of each slot
+  std::vector<TowerSpan> spans_;  // of each slot
+  std::vector<int> read_;         // (slots,): the vectors that the head reads
+  Activations input_;             // (n, input_width): hidden states and embeddings
+  Activations last_;              // (slots, width)
+  Activations logits_;            // (slots, V)
+  int slots_ = 0;                 // that there is room for
+  int vectors_ = 0;               // that there is room for
 
   // The projection's time is with the look-up of the embeddings.
   Profile profile_{"projection", "attention", "feed_forward", "heads", "sampling"};

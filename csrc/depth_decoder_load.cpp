@@ -16,7 +16,7 @@ Rules DepthDecoderConfig::rules() const {
 }
 
 DepthDecoder::DepthDecoder(const DepthDecoderConfig &config, const TensorMap &tensors, std::shared_ptr<ThreadPool> pool,
-                                 const KernelTable &kernels)
+                           const KernelTable &kernels)
     : config_(config), pool_(std::move(pool)), matmul_(*pool_, kernels) {
   const DepthDecoderConfig &c = config_;
   c.rules().check("depth decoder configuration");
@@ -30,7 +30,8 @@ DepthDecoder::DepthDecoder(const DepthDecoderConfig &config, const TensorMap &te
 
   tower_ = std::make_unique<LlamaTower>(c.tower, sources, *pool_, kernels);
   arena_.reserve(WeightArena::packed_bytes(projection->type, c.tower.width, c.input_width) +
-                 WeightArena::packed_bytes(heads->type, c.vocab, c.tower.width) * static_cast<std::size_t>(c.codebooks - 1));
+                 WeightArena::packed_bytes(heads->type, c.vocab, c.tower.width) *
+                     static_cast<std::size_t>(c.codebooks - 1));
   projection_ = arena_.pack(*projection, 0, c.tower.width, c.input_width, *pool_);
   for (int head = 0; head + 1 < c.codebooks; ++head)
     heads_.push_back(arena_.pack(*heads, std::int64_t{head} * c.vocab, c.vocab, c.tower.width, *pool_));

@@ -4,9 +4,9 @@
 #include <memory>
 #include <mutex>
 
+#include "foundation/thread_pool.h"
 #include "kernels/kernels.h"
 #include "matmul.h"
-#include "foundation/thread_pool.h"
 #include "weights.h"
 
 namespace csm {

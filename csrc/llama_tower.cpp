@@ -126,7 +126,8 @@ void LlamaTower::attend_heads(int worker, const TowerSpan &span, int layer, int 
 
 // attended = softmax(q k^T / sqrt(head_dim)) v over the positions up to each vector's own, as two products with the
 // cache. Weights beyond a vector's own position are zero, which changes no bit of its sums while all values are finite.
-void LlamaTower::attend_tile(int worker, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps) {
+void LlamaTower::attend_tile(int worker, const TowerSpan &span, int layer, int first_head, int heads, int step,
+                             int steps) {
   const int dim = config_.head_dim, sum_stride = whole_panels(dim);
   const int kv_head = first_head / (config_.heads / config_.kv_heads);
   const int count = span.position + step + steps, stride = whole_panels(count), n = steps * heads;
@@ -136,7 +137,8 @@ void LlamaTower::attend_tile(int worker, const TowerSpan &span, int layer, int f
     return values.data() + static_cast<std::ptrdiff_t>(i) * row;
   };
   for (int i = 0; i < n; ++i) {
-    const float *query = q_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim;
+    const float *query =
+        q_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim;
     float *out = own(s.queries, i, dim);
     for (int d = 0; d < dim; ++d) out[d] = scale * query[d];
   }
@@ -151,8 +153,9 @@ void LlamaTower::attend_tile(int worker, const TowerSpan &span, int layer, int f
   }
   kernels_.matmul_float(values, 0, values.groups(), s.scores.data(), stride, n, s.sums.data(), sum_stride, keys.panels);
   for (int i = 0; i < n; ++i)
-    std::copy_n(own(s.sums, i, sum_stride), dim,
-                attended_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim);
+    std::copy_n(
+        own(s.sums, i, sum_stride), dim,
+        attended_.row(span.first + step + i / heads) + static_cast<std::ptrdiff_t>(first_head + i % heads) * dim);
 }
 
 // Turns the pairs (r, r + 1) of some rows, which begin and end evenly, by the angles of a position.
@@ -181,7 +184,8 @@ void LlamaTower::feed_forward(int worker, int n, const TowerLayer &layer) {
       float *out = hidden_.row(vector) + rows.begin;
       kernels_.silu_mul(gate_.row(vector) + rows.begin, up_.row(vector) + rows.begin, count, out);
       if (rounded)
-        kernels_.quantise(out, count / kBlock, &hidden_.blocks[static_cast<std::size_t>(rows.begin / kBlock * n + vector)], n);
+        kernels_.quantise(out, count / kBlock,
+                          &hidden_.blocks[static_cast<std::size_t>(rows.begin / kBlock * n + vector)], n);
     }
   });
 }
@@ -191,13 +195,15 @@ void LlamaTower::normalise(int worker, int n, const int *vectors, const std::vec
                            Activations &out) {
   const Range mine = matmul_.vectors_of(worker, n);
   for (int i = mine.begin; i < mine.end; ++i) {
-    kernels_.rms_norm(x_.row(vectors == nullptr ? i : vectors[i]), weight.data(), config_.width, config_.norm_eps, out.row(i));
+    kernels_.rms_norm(x_.row(vectors == nullptr ? i : vectors[i]), weight.data(), config_.width, config_.norm_eps,
+                      out.row(i));
     if (rounded) kernels_.quantise(out.row(i), config_.width / kBlock, &out.blocks[static_cast<std::size_t>(i)], n);
   }
 }
 
 // Residual stream += matrix in.
-void LlamaTower::add_matmul(int worker, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in) {
+void LlamaTower::add_matmul(int worker, int n, const PanelMatrix &matrix, const PanelMatrix &next,
+                            const Activations &in) {
   matmul_.multiply(worker, matrix, next, in, n, sum_, [&](Range rows) {
     for (int vector = 0; vector < n; ++vector)
       kernels_.add_scaled(1.0f, sum_.row(vector) + rows.begin, rows.end - rows.begin, x_.row(vector) + rows.begin);

@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
 #include "foundation/kv_cache.h"
 #include "foundation/profile.h"
 #include "foundation/rules.h"
-#include "matmul.h"
 #include "foundation/thread_pool.h"
+#include "kernels/kernels.h"
+#include "matmul.h"
 #include "weights.h"
 
 namespace csm {
@@ -106,34 +106,35 @@ class LlamaTower {
   void attend_heads(int worker, const TowerSpan &span, int layer, int first_head, int heads);
   void attend_tile(int worker, const TowerSpan &span, int layer, int first_head, int heads, int step, int steps);
   void feed_forward(int worker, int n, const TowerLayer &layer);
-  void normalise(int worker, int n, const int *vectors, const std::vector<float> &weight, bool rounded, Activations &out);
+  void normalise(int worker, int n, const int *vectors, const std::vector<float> &weight, bool rounded,
+                 Activations &out);
   void add_matmul(int worker, int n, const PanelMatrix &matrix, const PanelMatrix &next, const Activations &in);
   void rotate(float *vector, Range rows, int position) const;
 
-  struct Scratch {                   // of one worker, for a tile of attention
-    std::vector<float> queries;      // (tile, head_dim)
-    std::vector<float> scores;       // (tile, positions rounded up to whole panels)
-    std::vector<float> sums;         // (tile, head_dim rounded up to whole panels)
+  struct Scratch {               // of one worker, for a tile of attention
+    std::vector<float> queries;  // (tile, head_dim)
+    std::vector<float> scores;   // (tile, positions rounded up to whole panels)
+    std::vector<float> sums;     // (tile, head_dim rounded up to whole panels)
   };
 
   TowerConfig config_;
   MatMul matmul_;
   const KernelTable &kernels_;
   std::vector<TowerLayer> layers_;
-  std::vector<float> output_norm_;   // (width,)
-  std::vector<float> cosines_;       // (positions, head_dim / 2): of the angle of each position and pair
-  std::vector<float> sines_;         // (positions, head_dim / 2)
-  WeightArena arena_;                // owns what the matrices point to
+  std::vector<float> output_norm_;  // (width,)
+  std::vector<float> cosines_;      // (positions, head_dim / 2): of the angle of each position and pair
+  std::vector<float> sines_;        // (positions, head_dim / 2)
+  WeightArena arena_;               // owns what the matrices point to
 
-  int vectors_ = 0;                  // that there is room for
-  Activations x_;                    // (n, width)
-  Activations normed_;               // (n, width)
-  Activations q_, k_, v_;            // (n, q_width), (n, kv_width) x 2
-  Activations attended_;             // (n, q_width)
-  Activations sum_;                  // (n, width): a product on its way to the residual stream
-  Activations gate_, up_;            // (n, ffn)
-  Activations hidden_;               // (n, ffn)
-  std::vector<Scratch> scratch_;     // of each worker
+  int vectors_ = 0;               // that there is room for
+  Activations x_;                 // (n, width)
+  Activations normed_;            // (n, width)
+  Activations q_, k_, v_;         // (n, q_width), (n, kv_width) x 2
+  Activations attended_;          // (n, q_width)
+  Activations sum_;               // (n, width): a product on its way to the residual stream
+  Activations gate_, up_;         // (n, ffn)
+  Activations hidden_;            // (n, ffn)
+  std::vector<Scratch> scratch_;  // of each worker
 };
 
 }  // namespace csm

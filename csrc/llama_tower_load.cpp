@@ -15,7 +15,8 @@ std::vector<float> vector_of(const TensorSource &tensor) {
 }
 
 std::size_t packed_bytes(const TensorSource *tensor) {
-  return WeightArena::packed_bytes(tensor->type, static_cast<int>(tensor->shape[0]), static_cast<int>(tensor->shape[1]));
+  return WeightArena::packed_bytes(tensor->type, static_cast<int>(tensor->shape[0]),
+                                   static_cast<int>(tensor->shape[1]));
 }
 
 }  // namespace
@@ -27,9 +28,9 @@ Rules TowerConfig::rules() const {
   rules.in_range("width", long{width}, 1, kWidest);
   rules.in_range("heads", long{heads}, 1, 4096);
   rules.in_range("kv_heads", long{kv_heads}, 1, 4096);
-  rules.require(kv_heads < 1 || heads % kv_heads == 0, "heads (" + std::to_string(heads) +
-                                                           ") must be a multiple of kv_heads (" +
-                                                           std::to_string(kv_heads) + ")");
+  rules.require(
+      kv_heads < 1 || heads % kv_heads == 0,
+      "heads (" + std::to_string(heads) + ") must be a multiple of kv_heads (" + std::to_string(kv_heads) + ")");
   rules.in_range("head_dim", long{head_dim}, 2, 4096);
   rules.require(head_dim % 2 == 0, "head_dim must be even, not " + std::to_string(head_dim));
   rules.in_range("ffn", long{ffn}, 1, kWidest);
@@ -58,7 +59,8 @@ TowerSources TowerSources::take(TensorReader &reader, const TowerConfig &c) {
   return out;
 }
 
-LlamaTower::LlamaTower(const TowerConfig &config, const TowerSources &sources, ThreadPool &pool, const KernelTable &kernels)
+LlamaTower::LlamaTower(const TowerConfig &config, const TowerSources &sources, ThreadPool &pool,
+                       const KernelTable &kernels)
     : config_(config), matmul_(pool, kernels), kernels_(kernels) {
   std::size_t bytes = 0;
   for (const TowerSources::Layer &s : sources.layers)
@@ -90,7 +92,8 @@ void LlamaTower::make_rotation(const std::vector<float> &divisors) {
   const int pairs = config_.head_dim / 2;
   std::vector<double> frequencies;
   for (int i = 0; i < pairs; ++i)
-    frequencies.push_back(std::pow(config_.rope_theta, -2.0 * i / config_.head_dim) / divisors[static_cast<std::size_t>(i)]);
+    frequencies.push_back(std::pow(config_.rope_theta, -2.0 * i / config_.head_dim) /
+                          divisors[static_cast<std::size_t>(i)]);
   for (int position = 0; position < config_.positions; ++position)
     for (const double frequency : frequencies) {
       cosines_.push_back(static_cast<float>(std::cos(position * frequency)));

@@ -84,8 +84,9 @@ std::vector<double> measure_read(ThreadPool &pool, size_t bytes, int samples, do
   const size_t workers = static_cast<size_t>(pool.threads());
   const size_t half = bytes / workers / (2 * kLine) * kLine, each = 2 * half;
   if (half == 0)
-    throw std::invalid_argument("a working set of " + std::to_string(bytes) + " bytes is less than two cache lines for each of " +
-                                std::to_string(workers) + " threads");
+    throw std::invalid_argument("a working set of " + std::to_string(bytes) +
+                                " bytes is less than two cache lines for each of " + std::to_string(workers) +
+                                " threads");
   // Shares lie a page apart, so that no two workers meet in one.
   const size_t stride = (each + 4095) / 4096 * 4096;
   const Memory memory(workers * stride);  // as the weights' is

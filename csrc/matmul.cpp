@@ -28,12 +28,12 @@ void MatMul::round(int worker, int n, Activations &in) const {
 }
 
 Range MatMul::multiply_groups(const PanelMatrix &matrix, Range groups, const std::uint8_t *then, const Activations &in,
-                                int n, Activations &out) const {
+                              int n, Activations &out) const {
   if (quantised(matrix))
     kernels_.matmul_quantised(matrix, groups.begin, groups.end, in.blocks.data(), n, out.f32.data(), out.stride, then);
   else
     kernels_.matmul_float(matrix, groups.begin, groups.end, in.f32.data(), in.stride, n, out.f32.data(), out.stride,
-                           then);
+                          then);
   return {std::min(groups.begin * kGroup, matrix.rows), std::min(groups.end * kGroup, matrix.rows)};
 }
 

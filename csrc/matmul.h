@@ -4,9 +4,9 @@
 #include <cstddef>
 #include <vector>
 
-#include "kernels/kernels.h"
-#include "foundation/work_stealing.h"
 #include "foundation/thread_pool.h"
+#include "foundation/work_stealing.h"
+#include "kernels/kernels.h"
 
 namespace csm {
 

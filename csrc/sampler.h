@@ -24,7 +24,7 @@ struct SamplerConfig {
 // to its rank, a small change of the logits (another instruction set, a quantised copy) changes few codes.
 //
 // Kept: the entries whose logit is at least the top_k-th largest, so that ties with it stay in.
-// Equal scores: the lowest entry wins. NaN is never chosen; where nothing else is there (all NaN or -inf), the code is 0.
+// Equal scores: the lowest entry wins. NaN is never chosen; with nothing else (all NaN or -inf), the code is 0.
 // Noise: -log(-log(u)), u from SplitMix64's output function (Steele, Lea, Flood 2014) of the three numbers.
 class Sampler {
  public:

@@ -15,14 +15,15 @@ std::size_t WeightArena::packed_bytes(TensorType type, int rows, int cols) {
   return static_cast<std::size_t>((rows + kGroup - 1) / kGroup) * panel_bytes(type, cols);
 }
 
-PanelMatrix WeightArena::pack(const TensorSource &tensor, std::int64_t first_row, int rows, int cols, ThreadPool &pool) {
+PanelMatrix WeightArena::pack(const TensorSource &tensor, std::int64_t first_row, int rows, int cols,
+                              ThreadPool &pool) {
   const std::size_t bytes = packed_bytes(tensor.type, rows, cols);
   if (used_ + bytes > memory_.size()) throw std::bad_alloc();
   std::uint8_t *panels = memory_.data() + used_;
   used_ += bytes;
   const PanelMatrix matrix{tensor.type, rows, cols, panel_bytes(tensor.type, cols), panels};
-  const std::uint8_t *source =
-      tensor.data + static_cast<std::size_t>(first_row) * row_bytes(*type_info(tensor.type), static_cast<std::size_t>(cols));
+  const std::uint8_t *source = tensor.data + static_cast<std::size_t>(first_row) *
+                                                 row_bytes(*type_info(tensor.type), static_cast<std::size_t>(cols));
   pool.run([&](int worker) {
     const Range groups = share(matrix.groups(), worker, pool.threads());
     for (int group = groups.begin; group < groups.end; ++group)

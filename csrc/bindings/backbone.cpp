@@ -5,8 +5,8 @@
 #include "backbone.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
-#include "bindings/profile.h"
 #include "bindings/gil_release.h"
+#include "bindings/profile.h"
 #include "bindings/tensors.h"
 
 namespace py = pybind11;
@@ -60,11 +60,12 @@ void restore(Backbone &self, int slot, int count, const py::object &saved_argume
 }  // namespace
 
 void bind_backbone(py::module_ &m) {
-  py::class_<Backbone>(m, "Backbone",
-                       "The backbone on packed weights, with the keys and values of several slots in float32.\n\n"
-                       "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8); the weights\n"
-                       "are repacked, and nothing of the data is kept.\n"
-                       "Raises ValueError that lists everything missing or misshapen.")
+  py::class_<Backbone>(
+      m, "Backbone",
+      "The backbone on packed weights, with the keys and values of several slots in float32.\n\n"
+      "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8); the weights\n"
+      "are repacked, and nothing of the data is kept.\n"
+      "Raises ValueError that lists everything missing or misshapen.")
       .def(py::init(&make_backbone), py::kw_only(), py::arg("config"), py::arg("vocab"), py::arg("slots"),
            py::arg("tensors"), py::arg("pool").none(false))
       .def("decode", &decode, py::kw_only(), py::arg("embeddings"), py::arg("positions"), py::arg("slots"),
@@ -77,10 +78,13 @@ void bind_backbone(py::module_ &m) {
            "threads.\n"
            "Raises ValueError for a slot that is not there, that is full or that is at another position; nothing has\n"
            "changed then.")
-      .def("forget", [](Backbone &self, int slot) {
-             GilRelease gil_release;
-             self.forget(slot);
-           }, py::arg("slot"), "Empties a slot.")
+      .def(
+          "forget",
+          [](Backbone &self, int slot) {
+            GilRelease gil_release;
+            self.forget(slot);
+          },
+          py::arg("slot"), "Empties a slot.")
       .def("save", &save, py::kw_only(), py::arg("slot"), py::arg("count"),
            "A copy of the keys and values of a slot's first `count` positions: (M,) float32, for restore().\n"
            "Raises ValueError for a slot that is not there or holds fewer.")

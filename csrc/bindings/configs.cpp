@@ -57,8 +57,8 @@ mimi::Config codec_config(const py::object &from) {
 }
 
 TowerConfig tower_config(const py::object &from) {
-  return {field<int>(from, "layers"),     field<int>(from, "width"),    field<int>(from, "heads"),
-          field<int>(from, "kv_heads"),   field<int>(from, "head_dim"), field<int>(from, "ffn"),
+  return {field<int>(from, "layers"),     field<int>(from, "width"),         field<int>(from, "heads"),
+          field<int>(from, "kv_heads"),   field<int>(from, "head_dim"),      field<int>(from, "ffn"),
           field<float>(from, "norm_eps"), field<double>(from, "rope_theta"), field<int>(from, "positions")};
 }
 
@@ -68,14 +68,16 @@ void bind_configs(py::module_ &m) {
                        double rope_theta, int positions) {
              return TowerConfig{layers, width, heads, kv_heads, head_dim, ffn, norm_eps, rope_theta, positions};
            }),
-           py::kw_only(), py::arg("layers"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
-           py::arg("ffn"), py::arg("norm_eps"), py::arg("rope_theta"), py::arg("positions"));
-  m.def("codec_problems", [](const py::object &config) { return codec_config(config).rules().problems(); },
-        py::arg("config"),
-        "Which rules the sizes of a MimiConfig break, a sentence each; none where the codec can be made.\n\n"
-        "Raises ValueError for a field that is missing or does not fit its type.");
-  m.def("tower_problems", [](const py::object &config) { return tower_config(config).rules().problems(); },
-        py::arg("config"), "The same for the sizes of a Llama tower.");
+           py::kw_only(), py::arg("layers"), py::arg("width"), py::arg("heads"), py::arg("kv_heads"),
+           py::arg("head_dim"), py::arg("ffn"), py::arg("norm_eps"), py::arg("rope_theta"), py::arg("positions"));
+  m.def(
+      "codec_problems", [](const py::object &config) { return codec_config(config).rules().problems(); },
+      py::arg("config"),
+      "Which rules the sizes of a MimiConfig break, a sentence each; none where the codec can be made.\n\n"
+      "Raises ValueError for a field that is missing or does not fit its type.");
+  m.def(
+      "tower_problems", [](const py::object &config) { return tower_config(config).rules().problems(); },
+      py::arg("config"), "The same for the sizes of a Llama tower.");
 }
 
 }  // namespace csm

@@ -54,12 +54,12 @@ py::tuple matmul(const std::string &isa, const py::object &x_argument, const py:
   Array<float> raw({m, n}), active({m, n});
   const Rows nowhere = {nullptr, 1, 0, 0};
   const DenseMatMul p = {&view,
-                     {x.data(), m, k, 0},
-                     {skip, m, n, 0},
-                     scale,
-                     {raw.mutable_data(), m, n, 0},
-                     n > 1 ? Rows{active.mutable_data(), m, n, 0} : nowhere,
-                     activation_of(activation)};
+                         {x.data(), m, k, 0},
+                         {skip, m, n, 0},
+                         scale,
+                         {raw.mutable_data(), m, n, 0},
+                         n > 1 ? Rows{active.mutable_data(), m, n, 0} : nowhere,
+                         activation_of(activation)};
   for (int panel = 0; panel < dense_panels(kernels, n); ++panel) kernels.multiply(p, panel, 0, m);
   return n > 1 ? py::make_tuple(raw, active) : py::make_tuple(raw, raw);
 }
@@ -102,14 +102,13 @@ Array<float> attend(const std::string &isa, const py::object &q_argument, const 
 }  // namespace
 
 void bind_dense(py::module_ &m) {
-  m.def("dense_matmul", &matmul, py::kw_only(), py::arg("isa"), py::arg("x"), py::arg("w"),
-        py::arg("bias"), py::arg("skip") = py::none(), py::arg("scale") = py::none(),
-        py::arg("activation") = "none",
+  m.def("dense_matmul", &matmul, py::kw_only(), py::arg("isa"), py::arg("x"), py::arg("w"), py::arg("bias"),
+        py::arg("skip") = py::none(), py::arg("scale") = py::none(), py::arg("activation") = "none",
         "(raw, activated), both (M, N): raw = x (M, K) w (N, K)^T + bias (N,), or skip (M, N) + scale (N,) * that.");
-  m.def("dense_layer_norm", &layer_norm, py::kw_only(), py::arg("isa"), py::arg("x"),
-        py::arg("gamma"), py::arg("beta"), py::arg("eps"), "Layer norm of (n,) values.");
-  m.def("dense_attend", &attend, py::kw_only(), py::arg("isa"), py::arg("q"), py::arg("keys"),
-        py::arg("values"), "softmax(q . keys) . values: q (d,), keys and values (positions, d).");
+  m.def("dense_layer_norm", &layer_norm, py::kw_only(), py::arg("isa"), py::arg("x"), py::arg("gamma"), py::arg("beta"),
+        py::arg("eps"), "Layer norm of (n,) values.");
+  m.def("dense_attend", &attend, py::kw_only(), py::arg("isa"), py::arg("q"), py::arg("keys"), py::arg("values"),
+        "softmax(q . keys) . values: q (d,), keys and values (positions, d).");
 }
 
 }  // namespace csm

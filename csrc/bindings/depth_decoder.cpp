@@ -36,8 +36,8 @@ std::unique_ptr<OwnedDecoder> make_decoder(const DepthDecoderConfig &config, con
   return out;
 }
 
-Array<std::int32_t> decode_frames(OwnedDecoder &self, const py::object &hidden_argument, const py::object &logits_argument,
-                                  const std::vector<Sampler *> &samplers) {
+Array<std::int32_t> decode_frames(OwnedDecoder &self, const py::object &hidden_argument,
+                                  const py::object &logits_argument, const std::vector<Sampler *> &samplers) {
   const DepthDecoderConfig &c = self.decoder->config();
   const auto hidden = checked<float>(hidden_argument, "hidden", {-1, c.input_width});
   const py::ssize_t slots = hidden.shape(0);
@@ -84,11 +84,12 @@ void bind_depth_decoder(py::module_ &m) {
            }),
            py::kw_only(), py::arg("tower"), py::arg("codebooks"), py::arg("vocab"), py::arg("input_width"));
 
-  py::class_<OwnedDecoder>(m, "DepthDecoder",
-                           "The depth decoder on packed weights.\n\n"
-                           "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8). The\n"
-                           "weights are repacked, and only the data of `audio_embd` is kept.\n"
-                           "Raises ValueError that lists everything missing or misshapen.")
+  py::class_<OwnedDecoder>(
+      m, "DepthDecoder",
+      "The depth decoder on packed weights.\n\n"
+      "tensors: name -> object with `type` (GGML id), `shape` (row-major) and `data` (uint8). The\n"
+      "weights are repacked, and only the data of `audio_embd` is kept.\n"
+      "Raises ValueError that lists everything missing or misshapen.")
       .def(py::init(&make_decoder), py::kw_only(), py::arg("config"), py::arg("tensors"), py::arg("pool").none(false))
       .def("decode_frames", &decode_frames, py::kw_only(), py::arg("hidden"), py::arg("c0_logits"), py::arg("samplers"),
            "One frame for each of B slots.\n\n"
@@ -98,8 +99,9 @@ void bind_depth_decoder(py::module_ &m) {
            "Teacher-forced logits of codes 1 .. K - 1.\n\n"
            "hidden: (B, input_width) float32; codes: (B, K) int32 in 0 .. V - 1.\n"
            "Returns (B, K - 1, V) float32. Raises ValueError for a code outside.")
-      .def("measure", [](OwnedDecoder &self, bool on) { measure(*self.decoder, on); }, py::kw_only(), py::arg("on"),
-           kMeasureDoc)
+      .def(
+          "measure", [](OwnedDecoder &self, bool on) { measure(*self.decoder, on); }, py::kw_only(), py::arg("on"),
+          kMeasureDoc)
       .def("parts", [](const OwnedDecoder &self) { return parts_of(profile(*self.decoder)); }, kPartsDoc);
 }
 

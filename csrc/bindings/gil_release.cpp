@@ -40,8 +40,6 @@ GilRelease::~GilRelease() {
   returning.fetch_sub(1);
 }
 
-void watch_for_exit() {
-  pybind11::module_::import("atexit").attr("register")(pybind11::cpp_function(&begin_exit));
-}
+void watch_for_exit() { pybind11::module_::import("atexit").attr("register")(pybind11::cpp_function(&begin_exit)); }
 
 }  // namespace csm

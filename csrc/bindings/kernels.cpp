@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
 #include "foundation/isa.h"
 #include "kernels/kernels.h"
 #include "weights.h"
-#include "bindings/arrays.h"
-#include "bindings/bindings.h"
 
 namespace py = pybind11;
 
@@ -20,7 +20,8 @@ std::vector<XBlock> rounded(const KernelTable &table, const float *x, int n, int
   const int blocks = cols / kBlock;
   std::vector<XBlock> out(static_cast<std::size_t>(blocks) * static_cast<std::size_t>(n));
   if (!out.empty())
-    for (int b = 0; b < n; ++b) table.quantise(x + static_cast<std::ptrdiff_t>(b) * cols, blocks, &out[static_cast<std::size_t>(b)], n);
+    for (int b = 0; b < n; ++b)
+      table.quantise(x + static_cast<std::ptrdiff_t>(b) * cols, blocks, &out[static_cast<std::size_t>(b)], n);
   return out;
 }
 
@@ -29,7 +30,8 @@ Array<float> product(const std::string &isa, const py::object &data_argument, in
   const KernelTable &table = kernels(available_isa(isa));
   const auto data = checked<std::uint8_t>(data_argument, "data", {-1});
   const auto x = checked<float>(x_argument, "x", {-1, cols});
-  const TensorMap map{{"data", {static_cast<TensorType>(type), {rows, cols}, data.data(), static_cast<std::size_t>(data.size())}}};
+  const TensorMap map{
+      {"data", {static_cast<TensorType>(type), {rows, cols}, data.data(), static_cast<std::size_t>(data.size())}}};
   TensorReader reader(map);
   const TensorSource *source = reader.take("data", {rows, cols});
   reader.check();
@@ -41,9 +43,8 @@ Array<float> product(const std::string &isa, const py::object &data_argument, in
   std::vector<float> out(static_cast<std::size_t>(n) * static_cast<std::size_t>(stride));
   if (type_info(source->type)->quantised)
     table.matmul_quantised(matrix, 0, matrix.groups(), rounded(table, x.data(), n, cols).data(), n, out.data(), stride,
-                            matrix.panels);
-  else
-    table.matmul_float(matrix, 0, matrix.groups(), x.data(), cols, n, out.data(), stride, matrix.panels);
+                           matrix.panels);
+  else table.matmul_float(matrix, 0, matrix.groups(), x.data(), cols, n, out.data(), stride, matrix.panels);
   Array<float> result({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(rows)});
   for (int b = 0; b < n; ++b)
     std::copy_n(out.data() + static_cast<std::ptrdiff_t>(b) * stride, rows, result.mutable_data(b, 0));

@@ -1,8 +1,8 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/configs.h"
-#include "bindings/profile.h"
 #include "bindings/gil_release.h"
+#include "bindings/profile.h"
 #include "bindings/tensors.h"
 
 #include <pybind11/stl.h>
@@ -11,9 +11,9 @@
 #include <memory>
 #include <stdexcept>
 
+#include "foundation/thread_pool.h"
 #include "mimi/decoder.h"
 #include "mimi/encoder.h"
-#include "foundation/thread_pool.h"
 
 namespace py = pybind11;
 
@@ -86,49 +86,57 @@ Array<std::int32_t> encode(PyEncoder &self, mimi::EncoderState &state, const py:
 }  // namespace
 
 void bind_mimi(py::module_ &m) {
-  py::class_<mimi::DecoderState>(m, "MimiDecoderState",
-        "What one stream of sound remembers from frame to frame. Made by MimiDecoder.new_state().")
-      .def_property_readonly("frames", [](const mimi::DecoderState &s) { return s.frames; }, "Frames decoded so far.")
+  py::class_<mimi::DecoderState>(
+      m, "MimiDecoderState", "What one stream of sound remembers from frame to frame. Made by MimiDecoder.new_state().")
+      .def_property_readonly(
+          "frames", [](const mimi::DecoderState &s) { return s.frames; }, "Frames decoded so far.")
       .def_property_readonly("bytes", &mimi::DecoderState::bytes, "Bytes that the state takes.");
-  py::class_<PyDecoder> decoder(m, "MimiDecoder",
-        "Frames of codes to samples, streaming.\n\n"
-        "config: a MimiConfig. tensors: canonical name to C-contiguous float32 array (csm_hybrid.codec.schema);\n"
-        "matrices of the transformer may be float16, and are kept so. The codebooks are used in place, all else\n"
-        "is copied. pool: the threads to run on (one, when None).\n\n"
-        "Raises ValueError when the configuration breaks a rule or, all together, for tensors that are missing\n"
-        "or misshapen; TypeError for an array that is not C-contiguous or neither float32 nor float16.");
+  py::class_<PyDecoder> decoder(
+      m, "MimiDecoder",
+      "Frames of codes to samples, streaming.\n\n"
+      "config: a MimiConfig. tensors: canonical name to C-contiguous float32 array (csm_hybrid.codec.schema);\n"
+      "matrices of the transformer may be float16, and are kept so. The codebooks are used in place, all else\n"
+      "is copied. pool: the threads to run on (one, when None).\n\n"
+      "Raises ValueError when the configuration breaks a rule or, all together, for tensors that are missing\n"
+      "or misshapen; TypeError for an array that is not C-contiguous or neither float32 nor float16.");
   decoder
-      .def(py::init<const py::object &, const py::dict &, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
-           py::arg("tensors"), py::arg("pool") = nullptr)
-      .def("new_state",
-           [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core->new_state()); },
-           "A stream that begins.", py::keep_alive<0, 1>())
-      .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes"),
-           py::arg("codebooks") = 0,
+      .def(py::init<const py::object &, const py::dict &, std::shared_ptr<ThreadPool>>(), py::kw_only(),
+           py::arg("config"), py::arg("tensors"), py::arg("pool") = nullptr)
+      .def(
+          "new_state",
+          [](const PyDecoder &self) { return std::make_unique<mimi::DecoderState>(self.core->new_state()); },
+          "A stream that begins.", py::keep_alive<0, 1>())
+      .def("decode", &decode, py::kw_only(), py::arg("states"), py::arg("codes"), py::arg("codebooks") = 0,
            "Samples (B, F * frame_samples) float32 of the next F frames of B streams; states move on.\n\n"
            "states: B different states of this decoder. codes: (B, F, K) int32, C-contiguous; codes outside a\n"
            "codebook count as its nearest entry. codebooks: how many of the K to use, 0 for all.\n\n"
            "The samples are the same bit for bit however frames are cut into calls and streams grouped.\n"
            "Raises ValueError for shapes that do not fit, foreign or repeated states.")
-      .def("measure", [](PyDecoder &self, bool on) { measure(*self.core, on); }, py::kw_only(), py::arg("on"), kMeasureDoc)
+      .def(
+          "measure", [](PyDecoder &self, bool on) { measure(*self.core, on); }, py::kw_only(), py::arg("on"),
+          kMeasureDoc)
       .def("stages", [](const PyDecoder &self) { return stages_of(profile(*self.core)); }, kStagesDoc);
 
-  py::class_<mimi::EncoderState>(m, "MimiEncoderState",
-        "What one stream of sound remembers from call to call. Made by MimiEncoder.new_state().")
-      .def_property_readonly("frames", [](const mimi::EncoderState &s) { return s.frames; }, "Frames encoded so far.")
+  py::class_<mimi::EncoderState>(
+      m, "MimiEncoderState", "What one stream of sound remembers from call to call. Made by MimiEncoder.new_state().")
+      .def_property_readonly(
+          "frames", [](const mimi::EncoderState &s) { return s.frames; }, "Frames encoded so far.")
       .def_property_readonly("bytes", &mimi::EncoderState::bytes, "Bytes that the state takes.");
   py::class_<PyEncoder>(m, "MimiEncoder",
-        "Samples to frames of codes, streaming. Arguments and errors as MimiDecoder's.")
-      .def(py::init<const py::object &, const py::dict &, std::shared_ptr<ThreadPool>>(), py::kw_only(), py::arg("config"),
-           py::arg("tensors"), py::arg("pool") = nullptr)
-      .def("new_state",
-           [](const PyEncoder &self) { return std::make_unique<mimi::EncoderState>(self.core->new_state()); },
-           "A stream that begins.", py::keep_alive<0, 1>())
+                        "Samples to frames of codes, streaming. Arguments and errors as MimiDecoder's.")
+      .def(py::init<const py::object &, const py::dict &, std::shared_ptr<ThreadPool>>(), py::kw_only(),
+           py::arg("config"), py::arg("tensors"), py::arg("pool") = nullptr)
+      .def(
+          "new_state",
+          [](const PyEncoder &self) { return std::make_unique<mimi::EncoderState>(self.core->new_state()); },
+          "A stream that begins.", py::keep_alive<0, 1>())
       .def("encode", &encode, py::kw_only(), py::arg("state"), py::arg("samples"),
            "Codes (F, K) int32 of the next F whole frames, samples (F * frame_samples,) float32; state moves on.\n\n"
            "The codes are the same however the samples are cut into calls.\n"
            "Raises ValueError for a length that is no whole number of frames or a foreign state.")
-      .def("measure", [](PyEncoder &self, bool on) { measure(*self.core, on); }, py::kw_only(), py::arg("on"), kMeasureDoc)
+      .def(
+          "measure", [](PyEncoder &self, bool on) { measure(*self.core, on); }, py::kw_only(), py::arg("on"),
+          kMeasureDoc)
       .def("stages", [](const PyEncoder &self) { return stages_of(profile(*self.core)); }, kStagesDoc);
 }
 

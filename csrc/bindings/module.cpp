@@ -11,16 +11,19 @@ namespace py = pybind11;
 namespace csm {
 
 void bind_runtime(py::module_ &m) {
-  m.def("isa", [] { return std::string(isa_name(active_isa())); },
-        "Name of the instruction set in force (CSM_HYBRID_ISA forces it).\n\n"
-        "Raises RuntimeError when the variable asks for one that is unknown or that this CPU lacks.");
-  m.def("available_isas", [] {
+  m.def(
+      "isa", [] { return std::string(isa_name(active_isa())); },
+      "Name of the instruction set in force (CSM_HYBRID_ISA forces it).\n\n"
+      "Raises RuntimeError when the variable asks for one that is unknown or that this CPU lacks.");
+  m.def(
+      "available_isas",
+      [] {
         std::vector<std::string> out;
         for (Isa isa : available_isas()) out.emplace_back(isa_name(isa));
         return out;
-      }, "Names of the instruction sets that this CPU and build can run, worst first.");
-  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(m, "ThreadPool",
-        "Threads shared by the towers and the codec.")
+      },
+      "Names of the instruction sets that this CPU and build can run, worst first.");
+  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(m, "ThreadPool", "Threads shared by the towers and the codec.")
       .def(py::init<int>(), py::kw_only(), py::arg("threads"),
            "Raises RuntimeError where the system does not start so many threads.")
       .def_property_readonly("threads", &ThreadPool::threads);

@@ -62,7 +62,8 @@ Array<float> sum_rows(const OwnedTable &owned, const py::object &ids_argument) {
   return out;
 }
 
-std::unique_ptr<Linear> make_linear(const py::object &data, int type, int rows, int cols, std::shared_ptr<ThreadPool> pool) {
+std::unique_ptr<Linear> make_linear(const py::object &data, int type, int rows, int cols,
+                                    std::shared_ptr<ThreadPool> pool) {
   const auto bytes = checked<std::uint8_t>(data, "data", {-1});
   if (rows < 1 || cols < 1) throw py::value_error("rows and cols must be at least 1");
   const TensorSource source{tensor_type(type), {rows, cols}, bytes.data(), static_cast<std::size_t>(bytes.size())};
@@ -85,14 +86,16 @@ Array<float> multiply(Linear &self, const py::object &x_argument) {
 }  // namespace
 
 void bind_tables(py::module_ &m) {
-  py::class_<OwnedTable>(m, "EmbeddingTable",
-                         "Rows of a (rows, cols) tensor of any supported GGML type, looked up and summed in float32.\n\n"
-                         "data: (bytes,) uint8 in the file's layout; it is read in place, not copied.\n"
-                         "Raises ValueError for an unsupported type or a size that does not fit the shape.")
+  py::class_<OwnedTable>(
+      m, "EmbeddingTable",
+      "Rows of a (rows, cols) tensor of any supported GGML type, looked up and summed in float32.\n\n"
+      "data: (bytes,) uint8 in the file's layout; it is read in place, not copied.\n"
+      "Raises ValueError for an unsupported type or a size that does not fit the shape.")
       .def(py::init(&make_table), py::kw_only(), py::arg("data"), py::arg("type"), py::arg("rows"), py::arg("cols"))
-      .def("sum_rows", &sum_rows, py::arg("ids"),
-           "ids: (B, n) int64. Returns (B, cols) float32, the sum over n in order.\n\nRaises IndexError for a row that is "
-           "not there.")
+      .def(
+          "sum_rows", &sum_rows, py::arg("ids"),
+          "ids: (B, n) int64. Returns (B, cols) float32, the sum over n in order.\n\nRaises IndexError for a row that is "
+          "not there.")
       .def_property_readonly("rows", [](const OwnedTable &self) { return self.table.rows; })
       .def_property_readonly("cols", [](const OwnedTable &self) { return self.table.cols; });
 
@@ -102,7 +105,8 @@ void bind_tables(py::module_ &m) {
                      "Raises ValueError for an unsupported type or a size that does not fit the shape.")
       .def(py::init(&make_linear), py::kw_only(), py::arg("data"), py::arg("type"), py::arg("rows"), py::arg("cols"),
            py::arg("pool").none(false))
-      .def("multiply", &multiply, py::arg("x"), "x: (n, cols) float32. Returns (n, rows) float32, each row the product.");
+      .def("multiply", &multiply, py::arg("x"),
+           "x: (n, cols) float32. Returns (n, rows) float32, each row the product.");
 }
 
 }  // namespace csm

@@ -6,8 +6,8 @@
 #include <map>
 #include <string>
 
-#include "foundation/tensors.h"
 #include "bindings/arrays.h"
+#include "foundation/tensors.h"
 
 namespace csm {
 
@@ -37,8 +37,10 @@ inline TensorMap float_tensors(const pybind11::dict &arrays) {
   for (const auto &[key, value] : arrays) {
     const auto name = key.cast<std::string>();
     const FloatArray array = checked_floats(value, ("tensor " + name).c_str());
-    out[name] = {array.half ? TensorType::f16 : TensorType::f32, {array.array.shape(), array.array.shape() + array.array.ndim()},
-                 static_cast<const std::uint8_t *>(array.array.data()), static_cast<std::size_t>(array.array.nbytes())};
+    out[name] = {array.half ? TensorType::f16 : TensorType::f32,
+                 {array.array.shape(), array.array.shape() + array.array.ndim()},
+                 static_cast<const std::uint8_t *>(array.array.data()),
+                 static_cast<std::size_t>(array.array.nbytes())};
   }
   return out;
 }

@@ -19,9 +19,12 @@ struct Name {
 };
 
 constexpr Name kNames[] = {
-    {Isa::scalar, "scalar"}, {Isa::avx2, "avx2"},
-    {Isa::avx2_vnni, "avx2_vnni"}, {Isa::avx512, "avx512"},
-    {Isa::avx512_vnni, "avx512_vnni"}, {Isa::neon, "neon"},
+    {Isa::scalar, "scalar"},
+    {Isa::avx2, "avx2"},
+    {Isa::avx2_vnni, "avx2_vnni"},
+    {Isa::avx512, "avx512"},
+    {Isa::avx512_vnni, "avx512_vnni"},
+    {Isa::neon, "neon"},
     {Isa::neon_dotprod, "neon_dotprod"},
 };
 
@@ -57,8 +60,8 @@ Isa choose() {
   if (forced == nullptr || *forced == '\0') return have.back();
   for (const Isa isa : have)
     if (std::string(forced) == isa_name(isa)) return isa;
-  throw std::runtime_error("CSM_HYBRID_ISA is " + std::string(forced) + ", which is none of what this CPU has: " +
-                           names(have));
+  throw std::runtime_error("CSM_HYBRID_ISA is " + std::string(forced) +
+                           ", which is none of what this CPU has: " + names(have));
 }
 
 }  // namespace
@@ -85,8 +88,8 @@ std::vector<Isa> available_isas() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
     out.push_back(Isa::avx2);
     if (has_avx_vnni()) out.push_back(Isa::avx2_vnni);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
       out.push_back(Isa::avx512);
       if (__builtin_cpu_supports("avx512vnni")) out.push_back(Isa::avx512_vnni);
     }

@@ -11,12 +11,12 @@ namespace csm {
 
 enum class Isa : int {
   scalar,
-  avx2,         // AVX2, FMA, F16C
-  avx2_vnni,    // avx2 with AVX-VNNI
-  avx512,       // AVX-512 F, BW, DQ, VL
-  avx512_vnni,  // avx512 with VNNI
-  neon,         // AArch64 baseline
-  neon_dotprod, // with the dot-product extension
+  avx2,          // AVX2, FMA, F16C
+  avx2_vnni,     // avx2 with AVX-VNNI
+  avx512,        // AVX-512 F, BW, DQ, VL
+  avx512_vnni,   // avx512 with VNNI
+  neon,          // AArch64 baseline
+  neon_dotprod,  // with the dot-product extension
 };
 
 const char *isa_name(Isa isa);

@@ -35,7 +35,8 @@ std::size_t KvCache::keys_at(int layer, int head) const {
 void KvCache::store_keys(int layer, int position, Range rows, const float *keys) {
   const int block = sizes_.key_block, dim = sizes_.head_dim;
   each_head(rows, dim, [&](int head, int first, int last) {
-    float *out = memory_.data() + keys_at(layer, head) + std::ptrdiff_t{position / block} * dim * block + position % block;
+    float *out =
+        memory_.data() + keys_at(layer, head) + std::ptrdiff_t{position / block} * dim * block + position % block;
     const float *in = keys + std::ptrdiff_t{head} * dim;
     for (int d = first; d < last; ++d) out[std::ptrdiff_t{d} * block] = in[d];
   });

@@ -23,7 +23,8 @@ std::uint8_t *map(std::size_t bytes) {
 // `bytes`, a multiple of a huge page, aligned to one: one more is mapped, and what is left over is given back.
 std::uint8_t *map_huge(std::size_t bytes) {
   std::uint8_t *base = map(bytes + Memory::kHugePage);
-  const std::size_t skip = (Memory::kHugePage - reinterpret_cast<std::uintptr_t>(base) % Memory::kHugePage) % Memory::kHugePage;
+  const std::size_t skip =
+      (Memory::kHugePage - reinterpret_cast<std::uintptr_t>(base) % Memory::kHugePage) % Memory::kHugePage;
   if (skip > 0) munmap(base, skip);
   if (skip < Memory::kHugePage) munmap(base + skip + bytes, Memory::kHugePage - skip);
 #if defined(MADV_HUGEPAGE)

@@ -56,9 +56,9 @@ class Profile {
   bool measuring_ = false;
   bool on_ = false;
   BarrierWaits waits_;
-  double begin_waits_ = 0;      // nanoseconds in waits_ at the start of the pass
-  double last_waits_ = 0;       // at the end of the last stage
-  std::int64_t last_ = 0;       // when that was
+  double begin_waits_ = 0;  // nanoseconds in waits_ at the start of the pass
+  double last_waits_ = 0;   // at the end of the last stage
+  std::int64_t last_ = 0;   // when that was
   double flops_ = 0, weight_bytes_ = 0;
   ProfileResult result_;
 };

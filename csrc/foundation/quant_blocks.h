@@ -85,20 +85,20 @@ static_assert(sizeof(BlockQ6_K) == 210, "ggml's block_q6_K");
 // Any quantised block of 32 weights, its parts taken apart but nothing rounded:
 //   w[k] = d * sub_scale[k / 16] * (q[k] - zero) + offset, offset = m (q4_1, q5_1) or -m * sub_min (q4_K, q5_K)
 struct UnpackedBlock {
-  std::uint8_t q[kBlock];      // q8_0's signed values have 128 added
+  std::uint8_t q[kBlock];  // q8_0's signed values have 128 added
   f16_bits d;
-  f16_bits m;                  // 0 where the format has none
-  std::int8_t sub_scale[2];    // 1 where the format has none
-  std::uint8_t sub_min;        // 0 where the format has none
+  f16_bits m;                // 0 where the format has none
+  std::int8_t sub_scale[2];  // 1 where the format has none
+  std::uint8_t sub_min;      // 0 where the format has none
 };
 
 struct TypeInfo {
   TensorType type;
   const char *name;
-  int block;       // weights in one block of the file
+  int block;  // weights in one block of the file
   int block_bytes;
   bool quantised;
-  int zero;        // the q that stands for 0; 0 for the formats with an offset
+  int zero;  // the q that stands for 0; 0 for the formats with an offset
 };
 
 // Null for a type that this project does not read.

@@ -22,8 +22,8 @@ void Rules::in_range(const char *name, long value, long least, long most) {
 void Rules::in_range(const char *name, double value, double least, double most, bool exclusive) {
   const bool enough = exclusive ? value > least : value >= least;  // false for NaN
   require(enough && value <= most, std::string(name) + " is " + text(value) + ", must be " +
-                                       (exclusive ? "above " : "") + text(least) + (exclusive ? " and at most " : " to ") +
-                                       text(most));
+                                       (exclusive ? "above " : "") + text(least) +
+                                       (exclusive ? " and at most " : " to ") + text(most));
 }
 
 void Rules::check(const char *what) const {

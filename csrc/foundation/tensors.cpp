@@ -40,7 +40,8 @@ const TensorSource *TensorReader::take(const std::string &name, const Shape &sha
   for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= static_cast<std::size_t>(shape[i]);
   const std::size_t bytes = rows * row_bytes(*info, static_cast<std::size_t>(shape.back()));
   if (tensor.bytes != bytes) {
-    problem(name + " holds " + std::to_string(tensor.bytes) + " bytes, not the " + std::to_string(bytes) + " of its shape");
+    problem(name + " holds " + std::to_string(tensor.bytes) + " bytes, not the " + std::to_string(bytes) +
+            " of its shape");
     return nullptr;
   }
   return &tensor;

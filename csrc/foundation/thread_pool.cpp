@@ -24,7 +24,8 @@ namespace {
 
 constexpr int kSpins = 4000;  // about 50 us: longer than the gap between two products, shorter than a frame
 
-// CPUs that this process may use: with more threads than those, spinning would only keep the awaited worker from its CPU.
+// CPUs that this process may use: with more threads than those, spinning would only keep the awaited worker from its
+// CPU.
 int usable_cpus() {
 #if defined(__linux__)
   cpu_set_t set;
@@ -55,7 +56,7 @@ struct ThreadPool::State {
   const int size;
   const int spins;
   BarrierWaits *waits = nullptr;  // of the job; null: not counted
-  std::mutex callers;  // one job at a time
+  std::mutex callers;             // one job at a time
   std::vector<std::thread> started;
   std::mutex mutex;
   std::condition_variable wake;
@@ -92,7 +93,8 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int threads) : state_(new State(threads)) {
-  if (threads < 1) throw std::invalid_argument("a thread pool needs at least one thread, not " + std::to_string(threads));
+  if (threads < 1)
+    throw std::invalid_argument("a thread pool needs at least one thread, not " + std::to_string(threads));
   state_->started.reserve(static_cast<std::size_t>(threads - 1));
   try {
     for (int worker = 1; worker < threads; ++worker)
@@ -112,8 +114,9 @@ int ThreadPool::threads() const { return state_->size; }
 void ThreadPool::run(const std::function<void(int)> &job, BarrierWaits *waits) {
   State &state = *state_;
   if (state.process != getpid())
-    throw std::runtime_error("the model was loaded before this process was forked, and its threads stayed behind: load"
-                             " it in the new process, or start that by multiprocessing's \"spawn\"");
+    throw std::runtime_error(
+        "the model was loaded before this process was forked, and its threads stayed behind: load"
+        " it in the new process, or start that by multiprocessing's \"spawn\"");
   const std::lock_guard<std::mutex> alone(state.callers);
   const auto own = [&]() noexcept { job(0); };
   if (state.size == 1) return own();

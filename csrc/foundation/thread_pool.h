@@ -18,7 +18,7 @@ class BarrierWaits {
     using std::chrono::nanoseconds;
     return std::chrono::duration_cast<nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
-  double waited() const { return waited_; }          // nanoseconds in all, the mean over the workers
+  double waited() const { return waited_; }            // nanoseconds in all, the mean over the workers
   std::int64_t last_end() const { return last_end_; }  // now() when the last barrier was complete; 0: there was none
 
  private:

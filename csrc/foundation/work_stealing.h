@@ -61,7 +61,8 @@ class WorkStealing {
     while (true) {
       const std::uint64_t mine = next < first ? first : next;
       if (mine >= first + kChunks) return kChunks;
-      if (claimed.compare_exchange_weak(next, mine + 1, std::memory_order_relaxed)) return static_cast<int>(mine - first);
+      if (claimed.compare_exchange_weak(next, mine + 1, std::memory_order_relaxed))
+        return static_cast<int>(mine - first);
     }
   }
 

@@ -13,9 +13,7 @@ constexpr int kRows[kFull + 1] = {0, 12, 12, 8, 6};
 constexpr int kScores = 16;
 
 inline V load(const float *p) { return _mm512_loadu_ps(p); }
-inline V load(const uint16_t *p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-}
+inline V load(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
 inline void store(float *p, V v) { _mm512_storeu_ps(p, v); }
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline V load_part(const float *p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }

@@ -35,9 +35,7 @@ inline V max(V a, V b) { return vmaxq_f32(a, b); }
 inline V abs(V a) { return vabsq_f32(a); }
 inline V select_positive(V test, V yes, V no) { return vbslq_f32(vcgtq_f32(test, vdupq_n_f32(0)), yes, no); }
 inline V round_nearest(V a) { return vrndnq_f32(a); }
-inline V pow2(V n) {
-  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
-}
+inline V pow2(V n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)); }
 inline float sum(V a) { return vaddvq_f32(a); }
 inline float maximum(V a) { return vmaxvq_f32(a); }
 

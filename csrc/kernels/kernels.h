@@ -26,9 +26,9 @@ constexpr int kAhead = 8192;
 struct alignas(16) XBlock {
   std::int8_t q[32];
   float scale;
-  float scaled_sum;            // scale * sum of q
-  std::int32_t minus_sum;      // -(sum of q)
-  std::int32_t minus_sum_high; // -(sum of q[16..32))
+  float scaled_sum;             // scale * sum of q
+  std::int32_t minus_sum;       // -(sum of q)
+  std::int32_t minus_sum_high;  // -(sum of q[16..32))
 };
 static_assert(sizeof(XBlock) == 48, "four vectors' blocks are three cache lines");
 
@@ -68,10 +68,10 @@ struct KernelTable {
   // 32 * 255 * 127), f32 across blocks. x has cols / 32 * n blocks.
   // `next` is where this thread goes on reading after these groups (any address: it is only prefetched from).
   void (*matmul_quantised)(const PanelMatrix &matrix, int begin, int end, const XBlock *x, int n, float *out,
-                            std::ptrdiff_t out_stride, const std::uint8_t *next);
+                           std::ptrdiff_t out_stride, const std::uint8_t *next);
   // The same for f32, f16 and bf16 weights, in f32; vector b starts at x + b * x_stride.
   void (*matmul_float)(const PanelMatrix &matrix, int begin, int end, const float *x, std::ptrdiff_t x_stride, int n,
-                        float *out, std::ptrdiff_t out_stride, const std::uint8_t *next);
+                       float *out, std::ptrdiff_t out_stride, const std::uint8_t *next);
 
   // Rounds x (32 * blocks values) to blocks out[0], out[stride], out[2 stride] ...: scale = max |x| / 127,
   // q = x / scale rounded to nearest, ties to even. A block that holds NaN or infinity gets a NaN scale.

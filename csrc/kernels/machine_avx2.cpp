@@ -27,8 +27,7 @@ float f32(long rounds) {
   __m256 sum[kChains];
   for (__m256 &s : sum) s = half;
   for (long r = 0; r < rounds; ++r)
-    for (__m256 &s : sum)
-      s = _mm256_fmadd_ps(s, half, half);
+    for (__m256 &s : sum) s = _mm256_fmadd_ps(s, half, half);
 
   __m256 all = sum[0];
   for (int i = 1; i < kChains; ++i) all = _mm256_add_ps(all, sum[i]);

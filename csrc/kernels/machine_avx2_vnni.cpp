@@ -21,8 +21,7 @@ int32_t int8(long rounds) {
   __m256i sum[kChains];
   for (__m256i &s : sum) s = _mm256_setzero_si256();
   for (long r = 0; r < rounds; ++r)
-    for (__m256i &s : sum)
-      s = add_dot(s, a, b);
+    for (__m256i &s : sum) s = add_dot(s, a, b);
   __m256i all = sum[0];
   for (int i = 1; i < kChains; ++i) all = _mm256_xor_si256(all, sum[i]);
   return _mm256_extract_epi32(all, 0);

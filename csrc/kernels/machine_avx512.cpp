@@ -21,8 +21,7 @@ float f32(long rounds) {
   __m512 sum[kChains];
   for (__m512 &s : sum) s = half;
   for (long r = 0; r < rounds; ++r)
-    for (__m512 &s : sum)
-      s = _mm512_fmadd_ps(s, half, half);
+    for (__m512 &s : sum) s = _mm512_fmadd_ps(s, half, half);
 
   __m512 all = sum[0];
   for (int i = 1; i < kChains; ++i) all = _mm512_add_ps(all, sum[i]);

@@ -15,8 +15,7 @@ int32_t int8(long rounds) {
   __m512i sum[kChains];
   for (__m512i &s : sum) s = _mm512_setzero_si512();
   for (long r = 0; r < rounds; ++r)
-    for (__m512i &s : sum)
-      s = _mm512_dpbusd_epi32(s, a, b);
+    for (__m512i &s : sum) s = _mm512_dpbusd_epi32(s, a, b);
   __m512i all = sum[0];
   for (int i = 1; i < kChains; ++i) all = _mm512_xor_si512(all, sum[i]);
   return _mm512_reduce_or_epi32(all);

@@ -24,8 +24,7 @@ float f32(long rounds) {
   float32x4_t sum[kChains];
   for (float32x4_t &s : sum) s = half;
   for (long r = 0; r < rounds; ++r)
-    for (float32x4_t &s : sum)
-      s = vfmaq_f32(half, s, half);
+    for (float32x4_t &s : sum) s = vfmaq_f32(half, s, half);
 
   float32x4_t all = sum[0];
   for (int i = 1; i < kChains; ++i) all = vaddq_f32(all, sum[i]);

@@ -15,8 +15,7 @@ int32_t int8(long rounds) {
   int32x4_t sum[kChains];
   for (int32x4_t &s : sum) s = vdupq_n_s32(0);
   for (long r = 0; r < rounds; ++r)
-    for (int32x4_t &s : sum)
-      s = vdotq_s32(s, a, b);
+    for (int32x4_t &s : sum) s = vdotq_s32(s, a, b);
   int32x4_t all = sum[0];
   for (int i = 1; i < kChains; ++i) all = veorq_s32(all, sum[i]);
   return vaddvq_s32(all);

@@ -28,7 +28,6 @@ inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
-        add_scaled};
+const KernelTable kAvx2Kernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax, add_scaled};
 
 }  // namespace csm

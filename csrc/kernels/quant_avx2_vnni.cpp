@@ -1,5 +1,5 @@
-// AVX2 with AVX-VNNI: four products of bytes and their sum in one instruction on 256-bit registers, for the CPUs that have
-// VNNI and no AVX-512.
+// AVX2 with AVX-VNNI: four products of bytes and their sum in one instruction on 256-bit registers, for the CPUs that
+// have VNNI and no AVX-512.
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
@@ -32,7 +32,7 @@ inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
 
 }  // namespace
 
-const KernelTable kAvx2VnniKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
-        add_scaled};
+const KernelTable kAvx2VnniKernels = {matmul_quantised, matmul_float, quantise,  rms_norm,
+                                      silu_mul,         softmax,      add_scaled};
 
 }  // namespace csm

@@ -27,7 +27,6 @@ inline Ints widen(Words sums) {
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
-        add_scaled};
+const KernelTable kAvx512Kernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax, add_scaled};
 
 }  // namespace csm

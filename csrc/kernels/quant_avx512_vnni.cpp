@@ -23,7 +23,7 @@ inline void add_dots(Ints &sum, const Bytes *w, const std::int8_t *q) {
 
 }  // namespace
 
-const KernelTable kAvx512VnniKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
-        add_scaled};
+const KernelTable kAvx512VnniKernels = {matmul_quantised, matmul_float, quantise,  rms_norm,
+                                        silu_mul,         softmax,      add_scaled};
 
 }  // namespace csm

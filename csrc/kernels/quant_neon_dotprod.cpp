@@ -21,7 +21,7 @@ inline int32x4_t dot_rows(int32x4_t acc, const int8x16_t *rows, int8x16_t x) {
 
 }  // namespace
 
-const KernelTable kNeonDotprodKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
-        add_scaled};
+const KernelTable kNeonDotprodKernels = {matmul_quantised, matmul_float, quantise,  rms_norm,
+                                         silu_mul,         softmax,      add_scaled};
 
 }  // namespace csm

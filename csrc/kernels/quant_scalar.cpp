@@ -116,7 +116,6 @@ inline void store(float *p, const Floats &a) { __builtin_memcpy(p, a.v, sizeof a
 
 }  // namespace
 
-const KernelTable kScalarKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax,
-        add_scaled};
+const KernelTable kScalarKernels = {matmul_quantised, matmul_float, quantise, rms_norm, silu_mul, softmax, add_scaled};
 
 }  // namespace csm

@@ -28,8 +28,8 @@ void check_convolutions(Rules &rules, const Config &c) {
   rules.require(c.compress < 1 || c.filters % c.compress == 0, "filters must be a multiple of compress");
   rules.in_range("frame_samples", long{c.frame_samples}, 1, kLongest);
   rules.require(hop > kLongest || c.frame_samples % hop == 0, "samples per frame (" + std::to_string(c.frame_samples) +
-                                                ") must be a multiple of the product of ratios (" + std::to_string(hop) +
-                                                ")");
+                                                                  ") must be a multiple of the product of ratios (" +
+                                                                  std::to_string(hop) + ")");
 }
 
 void check_transformer(Rules &rules, const Config &c) {

@@ -73,7 +73,8 @@ Conv load_conv(TensorReader &reader, const std::string &name, int out, int in, i
   return conv;
 }
 
-Conv load_transposed(TensorReader &reader, const std::string &name, int in, int out, int stride, int groups, bool bias) {
+Conv load_transposed(TensorReader &reader, const std::string &name, int in, int out, int stride, int groups,
+                     bool bias) {
   Conv conv;
   conv.in = in;
   conv.out = out;
@@ -110,8 +111,13 @@ Conv load_transposed(TensorReader &reader, const std::string &name, int in, int 
 
 void convolve(const Worker &worker, const Conv &conv, const Signal &in, const Outputs &out, float *scratch) {
   const PackedMatrix w = conv.w.view();
-  DenseMatMul product = {&w,    windows_of(conv, in), kNoRows, nullptr, rows_or_none(out.raw, conv.phases),
-                     rows_or_none(out.active, conv.phases), out.activation};
+  DenseMatMul product = {&w,
+                         windows_of(conv, in),
+                         kNoRows,
+                         nullptr,
+                         rows_or_none(out.raw, conv.phases),
+                         rows_or_none(out.active, conv.phases),
+                         out.activation};
   if (conv.dilation > 1 && conv.taps > 1) product.x = gather(worker, conv, in, scratch);
   if (out.skip.base) {
     const Rows skip = out.skip.rows();

@@ -9,15 +9,15 @@ namespace {
 // memory, few enough for the activations to stay in the cache.
 constexpr int kFramesPerPass = 32;
 
-// The first blocks have most of the weights and few steps: they run on a whole pass. The later ones have few weights and
-// many steps: they run frame by frame, so that their activations stay in the cache.
+// The first blocks have most of the weights and few steps: they run on a whole pass. The later ones have few weights
+// and many steps: they run frame by frame, so that their activations stay in the cache.
 constexpr size_t kWholeBlocks = 1;
 
 DecoderBlock load_block(TensorReader &reader, const Config &config, int index, int channels) {
   const std::string at = "dec.block." + std::to_string(index);
   DecoderBlock block;
-  block.up = load_transposed(reader, at + ".up", channels, channels / 2, config.ratios[static_cast<size_t>(index)], 1,
-                             true);
+  block.up =
+      load_transposed(reader, at + ".up", channels, channels / 2, config.ratios[static_cast<size_t>(index)], 1, true);
   block.residuals = load_residuals(reader, at, channels / 2, config);
   return block;
 }
@@ -42,8 +42,8 @@ void load_upsample(DecoderWeights &w, TensorReader &reader, const Config &config
   w.upsample_conv.in = config.width;
   w.upsample_conv.taps = 2;
   if (config.upsample_groups < config.width) {
-    w.upsample_conv = load_transposed(reader, "upsample", config.width, config.width, config.stride(),
-                                      config.upsample_groups, false);
+    w.upsample_conv =
+        load_transposed(reader, "upsample", config.width, config.width, config.stride(), config.upsample_groups, false);
     return;
   }
   const float *from = reader.floats("upsample.weight", {config.width, 1, kernel});
@@ -119,8 +119,8 @@ void Decoder::decode(ThreadPool &pool, const std::vector<DecoderState *> &states
   if (streams == 0 || frames == 0) return;
   const int most = std::max(1, kFramesPerPass / streams);
   reserve(streams, std::min(frames, most), pool.threads());
-  Pass pass = {{}, {}, codes, ptrdiff_t{frames} * code_stride, 0, code_stride, codebooks, out,
-               ptrdiff_t{frames} * config_.frame_samples};
+  Pass pass = {{},          {},        codes, ptrdiff_t{frames} * code_stride,          0,
+               code_stride, codebooks, out,   ptrdiff_t{frames} * config_.frame_samples};
   for (DecoderState *state : states) {
     pass.transformers.push_back(&state->transformer);
     pass.contexts.push_back(&state->contexts);
@@ -191,14 +191,19 @@ Signal Decoder::resample(const Worker &worker, const Pass &pass) {
   const int width = config_.width, stride = config_.stride();
   const Conv &up = weights_.upsample_conv;
   const Signal latent = signal_at(scratch_.latent.data(), pass.streams(), up.context(), pass.frames, width);
-  const Signal hidden = signal_at(scratch_.hidden.data(), pass.streams(), weights_.conv_in.context(),
-                                  pass.frames * stride, width);
+  const Signal hidden =
+      signal_at(scratch_.hidden.data(), pass.streams(), weights_.conv_in.context(), pass.frames * stride, width);
   const PackedMatrix w = weights_.out_proj.view();
   const int dims = 2 * config_.codebook_dim;
   recall(worker, up, latent, pass.contexts.data());
   multiply(worker,
-           {&w, {scratch_.sums.data(), pass.streams() * pass.frames, dims, 0}, {nullptr, 1, 0, 0}, nullptr,
-            latent.rows(), {nullptr, 1, 0, 0}, Activation::none},
+           {&w,
+            {scratch_.sums.data(), pass.streams() * pass.frames, dims, 0},
+            {nullptr, 1, 0, 0},
+            nullptr,
+            latent.rows(),
+            {nullptr, 1, 0, 0},
+            Activation::none},
            pass.streams() * pass.frames);
   worker.finish("rvq.out_proj");
 
@@ -227,8 +232,7 @@ Signal Decoder::run_block(const Worker &worker, size_t index, const Signal &in, 
                           Buffer &into) {
   const DecoderBlock &block = weights_.blocks[index];
   const Conv &next = conv_after(index);
-  const Signal out =
-      signal_at(into.data(), in.streams, next.context(), in.steps * block.up.phases, block.up.out);
+  const Signal out = signal_at(into.data(), in.streams, next.context(), in.steps * block.up.phases, block.up.out);
   recall_active(worker, block.residuals, 0, out, next, streams, scratch_.block);
   convolve(worker, block.up, in, block_input(block.residuals, out, scratch_.block), nullptr);
   worker.finish("block.up", static_cast<int>(index));
@@ -247,16 +251,16 @@ void Decoder::finish_slice(const Worker &worker, const Pass &pass, const Signal 
   }
   if (weights_.blocks.size() > whole) keep(worker, weights_.conv_out, signal, contexts);
   float *samples = pass.out + stream * pass.stream_samples + ptrdiff_t{frame} * config_.frame_samples;
-  convolve(worker, weights_.conv_out, signal, {signal_at(samples, 1, 0, config_.frame_samples, 1), {},
-           Activation::none, {}}, nullptr);
+  convolve(worker, weights_.conv_out, signal,
+           {signal_at(samples, 1, 0, config_.frame_samples, 1), {}, Activation::none, {}}, nullptr);
   worker.finish("conv_out");
 }
 
 void Decoder::run(const Worker &worker, const Pass &pass) {
   look_up(worker, pass);
   const Signal hidden = resample(worker, pass);
-  run_transformer(worker, weights_.transformer, hidden.rows(), pass.streams(), hidden.steps,
-                  pass.transformers.data(), scratch_.transformer);
+  run_transformer(worker, weights_.transformer, hidden.rows(), pass.streams(), hidden.steps, pass.transformers.data(),
+                  scratch_.transformer);
 
   Contexts *const *contexts = pass.contexts.data();
   const Conv &first = conv_after(static_cast<size_t>(-1));

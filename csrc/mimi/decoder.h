@@ -65,10 +65,10 @@ class Decoder {
 
  private:
   struct Scratch {
-    Buffer sums;                // (streams * frames, 2 * codebook_dim)
-    Buffer latent;              // signal of width, a step per frame
-    Buffer hidden;              // signal of width, at the transformer's rate
-    Buffer between[3];          // signals from block to block
+    Buffer sums;        // (streams * frames, 2 * codebook_dim)
+    Buffer latent;      // signal of width, a step per frame
+    Buffer hidden;      // signal of width, at the transformer's rate
+    Buffer between[3];  // signals from block to block
     BlockScratch block;
     TransformerScratch transformer;
   };
@@ -89,7 +89,7 @@ class Decoder {
   Config config_;
   DecoderWeights weights_;
   std::vector<size_t> context_sizes_;  // floats, by number
-  mutable std::mutex mutex_;  // one call at a time: the scratch is shared
+  mutable std::mutex mutex_;           // one call at a time: the scratch is shared
   Scratch scratch_;
   Profile profile_;
 };

@@ -166,8 +166,7 @@ void Encoder::run_block(const Worker &worker, const Pass &pass, size_t index, in
   keep(worker, block.down, active, &pass.contexts);
   if (index + 1 < sliced()) {
     const EncoderBlock &next = weights_.blocks[index + 1];
-    recall_active(worker, next.residuals, 0, block_output(index + 1, 1, stage), next.down, &pass.contexts,
-                  stage.block);
+    recall_active(worker, next.residuals, 0, block_output(index + 1, 1, stage), next.down, &pass.contexts, stage.block);
   }
   convolve(worker, block.down, active, out, nullptr);
   worker.finish("block.down", static_cast<int>(index));
@@ -232,8 +231,13 @@ void Encoder::quantise(const Worker &worker, const Pass &pass) {
   const PackedMatrix w = weights_.in_proj.view();
   const int dims = 2 * config_.codebook_dim;
   multiply(worker,
-           {&w, {scratch_.latent.data(), pass.frames, config_.width, 0}, {nullptr, 1, 0, 0}, nullptr,
-            {scratch_.rest.data(), pass.frames, dims, 0}, {nullptr, 1, 0, 0}, Activation::none},
+           {&w,
+            {scratch_.latent.data(), pass.frames, config_.width, 0},
+            {nullptr, 1, 0, 0},
+            nullptr,
+            {scratch_.rest.data(), pass.frames, dims, 0},
+            {nullptr, 1, 0, 0},
+            Activation::none},
            pass.frames);
   worker.finish("rvq.in_proj");
   for (int k = 0; k < config_.codebooks; ++k) choose(worker, pass, k);
@@ -246,8 +250,13 @@ void Encoder::choose(const Worker &worker, const Pass &pass, int k) {
   float *rest = scratch_.rest.data() + (k < config_.semantic_codebooks ? 0 : dim);
   const PackedMatrix w = book.scores.view();
   multiply(worker,
-           {&w, {rest, pass.frames, 2 * dim, 0}, {nullptr, 1, 0, 0}, nullptr,
-            {scratch_.scores.data(), pass.frames, size, 0}, {nullptr, 1, 0, 0}, Activation::none},
+           {&w,
+            {rest, pass.frames, 2 * dim, 0},
+            {nullptr, 1, 0, 0},
+            nullptr,
+            {scratch_.scores.data(), pass.frames, size, 0},
+            {nullptr, 1, 0, 0},
+            Activation::none},
            pass.frames);
   worker.finish("rvq.scores");
   const Range share = worker.share(pass.frames);

@@ -97,7 +97,7 @@ class Encoder {
   Config config_;
   EncoderWeights weights_;
   std::vector<size_t> context_sizes_;  // floats, by number
-  mutable std::mutex mutex_;  // one call at a time: the scratch is shared
+  mutable std::mutex mutex_;           // one call at a time: the scratch is shared
   Scratch scratch_;
   Profile profile_;
 };

@@ -14,7 +14,8 @@ Signal raw_for(const Signal &out, BlockScratch &scratch) {
 
 }  // namespace
 
-std::vector<Residual> load_residuals(TensorReader &reader, const std::string &name, int channels, const Config &config) {
+std::vector<Residual> load_residuals(TensorReader &reader, const std::string &name, int channels,
+                                     const Config &config) {
   std::vector<Residual> residuals;
   const int hidden = channels / config.compress;
   int dilation = 1;
@@ -42,10 +43,8 @@ Outputs block_input(const std::vector<Residual> &residuals, const Signal &out, B
 
 void recall_active(const Worker &worker, const std::vector<Residual> &residuals, size_t j, const Signal &out,
                    const Conv &next, Contexts *const *streams, BlockScratch &scratch) {
-  if (j < residuals.size())
-    recall(worker, residuals[j].conv1, active_for(residuals, j, out, scratch), streams);
-  else
-    recall(worker, next, out, streams);
+  if (j < residuals.size()) recall(worker, residuals[j].conv1, active_for(residuals, j, out, scratch), streams);
+  else recall(worker, next, out, streams);
 }
 
 void run_residuals(const Worker &worker, const std::vector<Residual> &residuals, const Signal &out, const Conv &next,

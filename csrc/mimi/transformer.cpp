@@ -17,7 +17,8 @@ Buffer load_vector(TensorReader &reader, const std::string &name, int n) {
 const float *find(TensorReader &reader, const std::string &name, const TensorReader::Shape &shape, const float *) {
   return reader.floats(name, shape);
 }
-const uint16_t *find(TensorReader &reader, const std::string &name, const TensorReader::Shape &shape, const uint16_t *) {
+const uint16_t *find(TensorReader &reader, const std::string &name, const TensorReader::Shape &shape,
+                     const uint16_t *) {
   return reader.halves(name, shape);
 }
 
@@ -37,7 +38,7 @@ Matrix join(TensorReader &reader, const std::vector<std::pair<std::string, long>
 // In half precision where the first of them is.
 Matrix load_linear(TensorReader &reader, const std::vector<std::pair<std::string, long>> &parts, long in) {
   return reader.has(parts.front().first + ".weight", TensorType::f16) ? join<uint16_t>(reader, parts, in)
-                                                          : join<float>(reader, parts, in);
+                                                                      : join<float>(reader, parts, in);
 }
 
 const float *row(const Rows &rows, int r) {
@@ -73,7 +74,12 @@ void linear(const Call &call, const Matrix &matrix, const Rows &from, const Rows
   const Rows nowhere = {nullptr, 1, 0, 0};
   const bool plain_output = activation == Activation::none;
   multiply(call.worker,
-           {&w, readable(from), {nullptr, 1, 0, 0}, nullptr, plain_output ? to : nowhere, plain_output ? nowhere : to,
+           {&w,
+            readable(from),
+            {nullptr, 1, 0, 0},
+            nullptr,
+            plain_output ? to : nowhere,
+            plain_output ? nowhere : to,
             activation},
            call.rows());
   call.worker.finish(stage);
@@ -170,8 +176,8 @@ Transformer load_transformer(TensorReader &reader, const std::string &name, cons
     TransformerLayer layer;
     layer.attn_norm_weight = load_vector(reader, at + ".attn_norm.weight", t.width);
     layer.attn_norm_bias = load_vector(reader, at + ".attn_norm.bias", t.width);
-    layer.qkv = load_linear(reader, {{at + ".attn_q", queries}, {at + ".attn_k", keys}, {at + ".attn_v", keys}},
-                            t.width);
+    layer.qkv =
+        load_linear(reader, {{at + ".attn_q", queries}, {at + ".attn_k", keys}, {at + ".attn_v", keys}}, t.width);
     layer.attn_out = load_linear(reader, {{at + ".attn_out", t.width}}, queries);
     layer.attn_scale = load_vector(reader, at + ".attn_scale", t.width);
     layer.ffn_norm_weight = load_vector(reader, at + ".ffn_norm.weight", t.width);

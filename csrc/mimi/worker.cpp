@@ -5,8 +5,8 @@
 namespace csm::mimi {
 namespace {
 
-constexpr int kLeastRows = 12;   // rows in a block, so that a panel's weights are read for a full tile
-constexpr int kImbalance = 20;   // blocks are cut finer until no worker has more than 1 / 20 too much
+constexpr int kLeastRows = 12;  // rows in a block, so that a panel's weights are read for a full tile
+constexpr int kImbalance = 20;  // blocks are cut finer until no worker has more than 1 / 20 too much
 
 // Blocks of rows per panel that spread panels evenly over the workers.
 int row_blocks(int panels, int rows, int workers) {

@@ -1,9 +1,9 @@
 // One thread's view of a pass that all threads of the pool run together.
 #pragma once
 
-#include "kernels/dense.h"
 #include "foundation/profile.h"
 #include "foundation/thread_pool.h"
+#include "kernels/dense.h"
 #include "mimi/matrix.h"
 
 namespace csm::mimi {

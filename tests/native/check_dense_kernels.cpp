@@ -103,8 +103,8 @@ void check_attention(Isa isa) {
   for (int s = 0; s < kPositions; ++s) std::fill_n(values.begin() + s * kValueStride + kDim, kValueStride - kDim, 0.0f);
   const auto attend = [&](const DenseKernels &kernels) {
     std::vector<float> scores(kStride), out(kValueStride);
-    kernels.attend({q.data(), keys.data(), values.data(), scores.data(), out.data(), kDim, kPositions, kStride, kValueStride,
-                    0.05f});
+    kernels.attend({q.data(), keys.data(), values.data(), scores.data(), out.data(), kDim, kPositions, kStride,
+                    kValueStride, 0.05f});
     return out;
   };
   tell(isa, "attention", worst(attend(dense_kernels(isa)), attend(kDenseScalar)), kPositions * kNear);

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "foundation/isa.h"
+#include "foundation/quant_blocks.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
-#include "foundation/quant_blocks.h"
 
 using namespace csm;
 
@@ -32,8 +32,12 @@ std::vector<std::uint8_t> random_tensor(const TypeInfo &info) {
         std::memcpy(p, &value, sizeof value);
         break;
       }
-      case TensorType::f16: std::memcpy(p, &kOneF16, 2), p[1] ^= static_cast<std::uint8_t>(next_random() >> 24 & 0x80); break;
-      case TensorType::bf16: p[0] = 0x80, p[1] = static_cast<std::uint8_t>(0x3f | (next_random() >> 24 & 0x80)); break;  // +-1
+      case TensorType::f16:
+        std::memcpy(p, &kOneF16, 2), p[1] ^= static_cast<std::uint8_t>(next_random() >> 24 & 0x80);
+        break;
+      case TensorType::bf16:
+        p[0] = 0x80, p[1] = static_cast<std::uint8_t>(0x3f | (next_random() >> 24 & 0x80));
+        break;  // +-1
       case TensorType::q6_K:
         for (int i = 192; i < 208; ++i) p[i] = static_cast<std::uint8_t>(static_cast<int>(next_random() >> 25) - 64);
         std::memcpy(p + 208, &kOneF16, 2);
@@ -53,19 +57,24 @@ std::vector<float> activations() {
   std::vector<float> x(kVectors * kCols, 0.0f);
   for (int b = 0; b < kVectors; ++b)
     for (int i = 0; i < kBlock; ++i)
-      x[static_cast<std::size_t>(b * kCols + b % (kCols / kBlock) * kBlock + i)] = next_random() >> 31 ? 127.0f : -127.0f;
+      x[static_cast<std::size_t>(b * kCols + b % (kCols / kBlock) * kBlock + i)] =
+          next_random() >> 31 ? 127.0f : -127.0f;
   return x;
 }
 
 std::vector<float> product(const KernelTable &table, const PanelMatrix &matrix, const std::vector<float> &x) {
   std::vector<float> out(static_cast<std::size_t>(kVectors * matrix.padded_rows()));
   if (!type_info(matrix.type)->quantised) {
-    table.matmul_float(matrix, 0, matrix.groups(), x.data(), kCols, kVectors, out.data(), matrix.padded_rows(), matrix.panels);
+    table.matmul_float(matrix, 0, matrix.groups(), x.data(), kCols, kVectors, out.data(), matrix.padded_rows(),
+                       matrix.panels);
     return out;
   }
   std::vector<XBlock> blocks(kCols / kBlock * kVectors);
-  for (int b = 0; b < kVectors; ++b) table.quantise(&x[static_cast<std::size_t>(b * kCols)], kCols / kBlock, &blocks[static_cast<std::size_t>(b)], kVectors);
-  table.matmul_quantised(matrix, 0, matrix.groups(), blocks.data(), kVectors, out.data(), matrix.padded_rows(), matrix.panels);
+  for (int b = 0; b < kVectors; ++b)
+    table.quantise(&x[static_cast<std::size_t>(b * kCols)], kCols / kBlock, &blocks[static_cast<std::size_t>(b)],
+                   kVectors);
+  table.matmul_quantised(matrix, 0, matrix.groups(), blocks.data(), kVectors, out.data(), matrix.padded_rows(),
+                         matrix.panels);
   return out;
 }
 
@@ -73,9 +82,9 @@ std::vector<float> product(const KernelTable &table, const PanelMatrix &matrix, 
 
 int main() {
   int failures = 0;
-  for (const TensorType type : {TensorType::f32, TensorType::f16, TensorType::bf16, TensorType::q8_0, TensorType::q6_K,
-                                TensorType::q5_K, TensorType::q4_K, TensorType::q5_1, TensorType::q5_0, TensorType::q4_1,
-                                TensorType::q4_0}) {
+  for (const TensorType type :
+       {TensorType::f32, TensorType::f16, TensorType::bf16, TensorType::q8_0, TensorType::q6_K, TensorType::q5_K,
+        TensorType::q4_K, TensorType::q5_1, TensorType::q5_0, TensorType::q4_1, TensorType::q4_0}) {
     const TypeInfo &info = *type_info(type);
     const std::vector<std::uint8_t> tensor = random_tensor(info);
     const std::size_t bytes = panel_bytes(type, kCols);

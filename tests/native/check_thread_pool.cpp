@@ -3,8 +3,8 @@
 #include <thread>
 #include <vector>
 
-#include "foundation/work_stealing.h"
 #include "foundation/thread_pool.h"
+#include "foundation/work_stealing.h"
 
 namespace {
 
