@@ -81,11 +81,11 @@ class Model:
             pool = _thread_pool(self.threads)
             layers = -1 if options.gpu else 0
             self.backbone = open_backbone(
-                bundle, pool, engine=options.backbone, sequences=options.slots, gpu_layers=layers
+                bundle, pool, engine=options.backbone, slots=options.slots, gpu_layers=layers
             )
             stack.callback(self.backbone.close)
             self.depth_decoder = open_depth_decoder(
-                bundle, pool, engine=options.decoder, max_streams=options.slots, gpu_layers=layers
+                bundle, pool, engine=options.decoder, slots=options.slots, gpu_layers=layers
             )
             stack.callback(self.depth_decoder.close)
             kind = cast("CodecKind", options.codec)

@@ -123,7 +123,7 @@ def test_results_depend_on_the_own_sequence_alone(kind: GGMLType) -> None:
         pieces = [feed(backbone, part, start) for part, start in zip(np.split(x, cuts), [0, *cuts], strict=True)]
         for got, want in zip(zip(*pieces, strict=True), whole, strict=True):
             np.testing.assert_array_equal(np.concatenate(got), want)
-    woven(NativeBackbone(EVEN, tensors, POOL, sequences=4), x, whole)
+    woven(NativeBackbone(EVEN, tensors, POOL, slots=4), x, whole)
 
 
 def woven(backbone: NativeBackbone, x: np.ndarray, whole: tuple[np.ndarray, np.ndarray]) -> None:
@@ -160,7 +160,7 @@ def test_threads_do_not_change_a_bit(threads: int) -> None:
 def test_nothing_is_left_of_a_forgotten_sequence() -> None:
     tensors = random_backbone_tensors(EVEN)
     x = embeddings(EVEN, 20)
-    backbone = NativeBackbone(EVEN, tensors, POOL, sequences=2)
+    backbone = NativeBackbone(EVEN, tensors, POOL, slots=2)
     beside = feed(backbone, x[:5], sequence=1)
     feed(backbone, np.full((30, EVEN.backbone.width), 3, np.float32))
     backbone.forget(0)
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_a_forgotten_sequence() -> None:
 def test_what_follows_a_copy_is_the_same_in_every_bit(kind: GGMLType) -> None:
     """In another sequence that has held something else, cut into other passes, beside a third one."""
     config = EVEN if kind is GGMLType.Q8_0 else sized()
-    backbone = NativeBackbone(config, random_backbone_tensors(config, kind), POOL, sequences=3)
+    backbone = NativeBackbone(config, random_backbone_tensors(config, kind), POOL, slots=3)
     x, other = embeddings(config, POSITIONS), embeddings(config, POSITIONS, seed=2)
     whole = feed(backbone, x)
     beside = feed(backbone, other[:20], sequence=2)
@@ -206,7 +206,7 @@ def test_a_copy_is_as_large_as_its_keys_and_values() -> None:
 
 def test_what_cannot_be_copied_is_refused_and_changes_nothing() -> None:
     config = sized()
-    backbone = NativeBackbone(config, random_backbone_tensors(config, GGMLType.F32), POOL, sequences=2)
+    backbone = NativeBackbone(config, random_backbone_tensors(config, GGMLType.F32), POOL, slots=2)
     x = embeddings(config, 20)
     whole = feed(backbone, x)
     backbone.forget(0)
@@ -230,7 +230,7 @@ def test_what_cannot_be_copied_is_refused_and_changes_nothing() -> None:
 
 
 def test_a_value_that_is_not_a_number_stays_in_its_sequence() -> None:
-    backbone = NativeBackbone(EVEN, random_backbone_tensors(EVEN, GGMLType.Q8_0), POOL, sequences=2)
+    backbone = NativeBackbone(EVEN, random_backbone_tensors(EVEN, GGMLType.Q8_0), POOL, slots=2)
     x = embeddings(EVEN, 20)
     bad = x.copy()
     bad[3, 5] = np.nan
@@ -273,7 +273,7 @@ def test_instruction_sets(isa: str, tmp_path: Path) -> None:
 def test_against_llama_cpp(kind: str, tolerance: float, bundles: Callable[[str, str], Path]) -> None:
     """Two sequences of the voice's model, a prompt and then single positions, through both engines."""
     with Bundle.open(bundles("voice", kind)) as bundle:
-        engines = [open_backbone(bundle, POOL, engine=e, sequences=2, gpu_layers=0) for e in ("native", "llama")]
+        engines = [open_backbone(bundle, POOL, engine=e, slots=2, gpu_layers=0) for e in ("native", "llama")]
         x = embeddings(bundle.config, 100, seed=3)
         owner = np.array([0] * 50 + [1] * 30 + [0, 1] * 10, np.int32)
         places = np.concatenate(
@@ -324,7 +324,7 @@ def test_every_problem_of_the_weights_is_listed() -> None:
 def test_a_refused_pass_changes_nothing() -> None:
     config = sized(positions=10)
     tensors = random_backbone_tensors(config)
-    backbone = NativeBackbone(config, tensors, POOL, sequences=2)
+    backbone = NativeBackbone(config, tensors, POOL, slots=2)
     x = embeddings(config, 11)
     feed(backbone, x[:6])
     with pytest.raises(EngineError, match="slot 0 is full: it holds 10 positions"):
@@ -369,7 +369,7 @@ def test_more_memory_than_there_is() -> None:
     with pytest.raises(
         EngineError, match="not enough memory for the backbone with 1048576 streams of 131072 positions"
     ):
-        NativeBackbone(config, random_backbone_tensors(config), POOL, sequences=1 << 20)
+        NativeBackbone(config, random_backbone_tensors(config), POOL, slots=1 << 20)
 
 
 @pytest.mark.parametrize("engine", ["native", "llama"])

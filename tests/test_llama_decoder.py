@@ -30,7 +30,7 @@ def opened(
 ) -> Iterator[tuple[str, Bundle, DepthDecoder, DepthDecoder]]:
     pool = _native.ThreadPool(threads=2)
     with Bundle.open(bundles("voice", request.param)) as bundle:
-        llama = open_depth_decoder(bundle, pool, engine="llama", max_streams=STREAMS, gpu_layers=0)
+        llama = open_depth_decoder(bundle, pool, engine="llama", slots=STREAMS, gpu_layers=0)
         yield request.param, bundle, open_depth_decoder(bundle, pool, engine="native"), llama
 
 
@@ -82,7 +82,7 @@ def test_unsuitable_arguments(opened: tuple[str, Bundle, DepthDecoder, DepthDeco
     with pytest.raises(ValueError, match=r"codes must be in 0\.\."):
         llama.logits(hidden=hidden, codes=codes)
     with pytest.raises(EngineError, match="at most 256 streams at once, not 257"):
-        LlamaDepthDecoder(bundle, _native.ThreadPool(threads=1), max_streams=257)
+        LlamaDepthDecoder(bundle, _native.ThreadPool(threads=1), slots=257)
 
 
 def test_closed(opened: tuple[str, Bundle, DepthDecoder, DepthDecoder]) -> None:

@@ -59,7 +59,7 @@ def reference(checkpoint: Path, embeddings: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def opened(path: Path, engine: str, sequences: int = 1) -> Backbone:
-    return open_backbone(Bundle.open(path), POOL, engine=engine, sequences=sequences, gpu_layers=0)
+    return open_backbone(Bundle.open(path), POOL, engine=engine, slots=sequences, gpu_layers=0)
 
 
 def run(path: Path, engine: str, embeddings: np.ndarray, *, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:

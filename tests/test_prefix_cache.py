@@ -27,7 +27,7 @@ TEXT = "Please put the keys on the table."
 @pytest.mark.parametrize("kind", ["f32", "q8_0"])
 def test_llama_cpp_copies_too(kind: str, bundles: Callable[[str, str], Path]) -> None:
     bundle = Bundle.open(bundles("voice", kind))
-    backbone = open_backbone(bundle, POOL, engine="llama", sequences=2, gpu_layers=0)
+    backbone = open_backbone(bundle, POOL, engine="llama", slots=2, gpu_layers=0)
     x = np.random.default_rng(1).standard_normal((60, bundle.config.backbone.width)).astype(np.float32) * 0.1
     whole = [feed(backbone, x[a:b], a) for a, b in ((0, 40), (40, 60))]  # type: ignore[arg-type]
     saved = backbone.save(0, 40)

@@ -22,40 +22,40 @@ CodecKind = Literal["native", "moshi"]
 
 @dataclass(frozen=True)
 class SavedPrefix:
-    """A copy of what a sequence holds of its first ``count`` positions, in the engine's own form."""
+    """A copy of what a slot holds of its first ``count`` positions, in the engine's own form."""
 
     count: int
     data: NDArray[Any]
 
 
 class Backbone(Protocol):
-    """What the engine asks of a backbone: ``sequences`` independent streams of up to ``positions`` positions."""
+    """What the engine asks of a backbone: ``slots`` independent sequences of up to ``positions`` positions."""
 
     width: int
     vocab: int
-    sequences: int
+    slots: int
     positions: int
 
     def decode(
-        self, embeddings: Float32, positions: Int32, sequences: Int32, outputs: NDArray[np.bool_]
+        self, embeddings: Float32, positions: Int32, slots: Int32, outputs: NDArray[np.bool_]
     ) -> tuple[Float32, Float32]:
-        """One pass over N positions of any mix of sequences.
+        """One pass over N positions of any mix of slots.
 
-        Takes embeddings (N, width) float32, each one's position and sequence (N,) int32, and whether its
+        Takes embeddings (N, width) float32, each one's position and slot (N,) int32, and whether its
         result is wanted (N,) bool. Returns, for the M wanted ones in order, the hidden states after the final
         norm (M, width) and the codebook-0 logits (M, vocab), both float32.
 
-        Raises EngineError when a sequence is full or a pass fails.
+        Raises EngineError when a slot is full or a pass fails.
         """
 
-    def forget(self, sequence: int) -> None:
-        """Empties a sequence, so that it can start again at position 0."""
+    def forget(self, slot: int) -> None:
+        """Empties a slot, so that it can start again at position 0."""
 
-    def save(self, sequence: int, count: int) -> SavedPrefix | None:
-        """A copy of a sequence's first ``count`` positions, of those that it holds; None where there can be none."""
+    def save(self, slot: int, count: int) -> SavedPrefix | None:
+        """A copy of a slot's first ``count`` positions, of those that it holds; None where there can be none."""
 
-    def restore(self, sequence: int, saved: SavedPrefix) -> bool:
-        """Gives an empty sequence the positions that were saved, and says whether it could; else it stays empty."""
+    def restore(self, slot: int, saved: SavedPrefix) -> bool:
+        """Gives an empty slot the positions that were saved, and says whether it could; else it stays empty."""
 
     def close(self) -> None:
         """Frees what it holds; safe to call twice."""

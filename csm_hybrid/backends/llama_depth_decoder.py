@@ -20,17 +20,17 @@ _MAX_SEQUENCES = 256  # of one llama.cpp context (LLAMA_MAX_SEQ)
 class LlamaDepthDecoder:
     """A second llama.cpp context, one sequence a stream, emptied at every frame."""
 
-    def __init__(self, bundle: Bundle, pool: _native.ThreadPool, *, max_streams: int, gpu_layers: int = -1) -> None:
+    def __init__(self, bundle: Bundle, pool: _native.ThreadPool, *, slots: int, gpu_layers: int = -1) -> None:
         """Map the tower and pack the tables.
 
         Raises EngineError for more streams than llama.cpp's sequences, ModelInvalid where llama.cpp refuses
         the tower.
         """
-        if max_streams > _MAX_SEQUENCES:
-            raise EngineError(f"llama.cpp runs at most {_MAX_SEQUENCES} streams at once, not {max_streams}")
+        if slots > _MAX_SEQUENCES:
+            raise EngineError(f"llama.cpp runs at most {_MAX_SEQUENCES} streams at once, not {slots}")
         config = bundle.config
         self._codebooks, self._vocab = config.codebooks, config.audio_vocab
-        self._width, self._max_streams = config.decoder.width, max_streams
+        self._width, self._slots = config.decoder.width, slots
         table = bundle.tensor("audio_embd")
         rows, cols = table.shape
         self._embeddings = _native.EmbeddingTable(data=table.data, type=table.type, rows=rows, cols=cols)
@@ -41,9 +41,9 @@ class LlamaDepthDecoder:
             bundle.path,
             offset,
             what="depth decoder",
-            sequences=max_streams,
+            sequences=slots,
             positions=self._codebooks,
-            batch=max(2 * max_streams, self._codebooks),
+            batch=max(2 * slots, self._codebooks),
             threads=pool.threads,
             gpu_layers=gpu_layers,
             exact_cache=True,  # so few positions cost nothing
@@ -54,7 +54,7 @@ class LlamaDepthDecoder:
         self._tower.close()
 
     def decode_frames(self, *, hidden: Float32, c0_logits: Float32, samplers: list[_native.Sampler]) -> Int32:
-        """See :class:`.base.DepthDecoder`; at most ``max_streams`` streams."""
+        """See :class:`.base.DepthDecoder`; at most ``slots`` streams."""
         streams = len(hidden)
         self._check(streams, samplers)
         codes = np.zeros((streams, self._codebooks), np.int32)
@@ -90,8 +90,8 @@ class LlamaDepthDecoder:
         return out
 
     def _check(self, streams: int, samplers: list[_native.Sampler]) -> None:
-        if streams > self._max_streams:
-            raise EngineError(f"the decoder was opened for {self._max_streams} streams at once, not {streams}")
+        if streams > self._slots:
+            raise EngineError(f"the decoder was opened for {self._slots} streams at once, not {streams}")
         if len(samplers) != streams:
             raise ValueError(f"samplers must be one for each of the {streams} streams, not {len(samplers)}")
 

@@ -30,9 +30,7 @@ class NativeDepthDecoder:
             input_width=config.backbone.width,
         )
         try:
-            self._decoder: _native.DepthDecoder | None = _native.DepthDecoder(
-                config=sizes, tensors=named, pool=pool
-            )
+            self._decoder: _native.DepthDecoder | None = _native.DepthDecoder(config=sizes, tensors=named, pool=pool)
         except ValueError as error:
             raise ModelInvalid(f"{config.name}: {error}") from error
         except MemoryError as error:

@@ -40,29 +40,27 @@ def open_backbone(
     pool: _native.ThreadPool,
     *,
     engine: str = "auto",
-    sequences: int = 1,
+    slots: int = 1,
     gpu_layers: int = -1,
 ) -> Backbone:
-    """Open a model file's backbone for ``sequences`` streams at once.
+    """Open a model file's backbone for ``slots`` streams at once.
 
     engine: ``native``, ``llama`` or ``auto`` (``llama`` where llama.cpp offloads to a GPU, else ``native``);
     gpu_layers: how many layers llama.cpp may put on a GPU, -1 for all.
     Raises ModelInvalid for unusable weights, EngineError for an unknown engine or too little memory.
     """
     if resolve_engine(engine, gpu_layers) == "native":
-        return NativeBackbone.from_bundle(bundle, pool, sequences=sequences)
+        return NativeBackbone.from_bundle(bundle, pool, slots=slots)
     from .llama_backbone import LlamaBackbone
 
     offset, _ = bundle.embedded("backbone.gguf")
-    return LlamaBackbone(
-        bundle.path, offset, bundle.config, threads=pool.threads, sequences=sequences, gpu_layers=gpu_layers
-    )
+    return LlamaBackbone(bundle.path, offset, bundle.config, threads=pool.threads, slots=slots, gpu_layers=gpu_layers)
 
 
 def open_depth_decoder(
-    bundle: Bundle, pool: _native.ThreadPool, *, engine: str = "auto", max_streams: int = 1, gpu_layers: int = -1
+    bundle: Bundle, pool: _native.ThreadPool, *, engine: str = "auto", slots: int = 1, gpu_layers: int = -1
 ) -> DepthDecoder:
-    """Open a model file's depth decoder for up to ``max_streams`` streams at once.
+    """Open a model file's depth decoder for up to ``slots`` streams at once.
 
     engine: ``native``, ``llama`` or ``auto`` (``llama`` where llama.cpp offloads to a GPU, else ``native``);
     gpu_layers: how many layers llama.cpp may put on a GPU, -1 for all.
@@ -71,7 +69,7 @@ def open_depth_decoder(
     if resolve_engine(engine, gpu_layers) == "llama":
         from .llama_depth_decoder import LlamaDepthDecoder
 
-        return LlamaDepthDecoder(bundle, pool, max_streams=max_streams, gpu_layers=gpu_layers)
+        return LlamaDepthDecoder(bundle, pool, slots=slots, gpu_layers=gpu_layers)
     return NativeDepthDecoder.from_bundle(bundle, pool)
 
 

@@ -33,22 +33,22 @@ class PrefixCache:
         self._kept.clear()
         self.size = 0
 
-    def recall(self, sequence: int, context: Frames) -> int:
-        """Puts a context that is known into an empty sequence; how many positions it now holds: all, or none."""
+    def recall(self, slot: int, context: Frames) -> int:
+        """Puts a context that is known into an empty slot; how many positions it now holds: all, or none."""
         key = context.tobytes()
         saved = self._kept.get(key)
-        if saved is None or not self._backbone.restore(sequence, saved):
+        if saved is None or not self._backbone.restore(slot, saved):
             return 0
         self._kept.move_to_end(key)
         return saved.count
 
-    def keep(self, sequence: int, context: Frames) -> None:
-        """Copies a context that a sequence begins with, in the place of those that have not been used for longest."""
+    def keep(self, slot: int, context: Frames) -> None:
+        """Copies a context that a slot begins with, in the place of those that have not been used for longest."""
         key = context.tobytes()
         if self.limit == 0 or key in self._kept or len(context) >= self._too_long:
             return
         try:
-            saved = self._backbone.save(sequence, len(context))
+            saved = self._backbone.save(slot, len(context))
         except MemoryError:
             return
         if saved is None:

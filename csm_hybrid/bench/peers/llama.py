@@ -33,7 +33,7 @@ def llama(setting: Setting, argument: str | None, stack: ExitStack) -> list[Pair
 def _backbones(setting: Setting, bundle: Bundle, pool: _native.ThreadPool, stack: ExitStack) -> list[Pair]:
     layers = _gpu_layers(setting)
     own, other = (
-        open_backbone(bundle, pool, engine=engine, sequences=max(STREAMS), gpu_layers=layers)
+        open_backbone(bundle, pool, engine=engine, slots=max(STREAMS), gpu_layers=layers)
         for engine in ("native", "llama")
     )
     for backbone in (own, other):
@@ -78,7 +78,7 @@ def _backbones(setting: Setting, bundle: Bundle, pool: _native.ThreadPool, stack
 def _decoders(setting: Setting, bundle: Bundle, pool: _native.ThreadPool) -> list[Pair]:
     layers = _gpu_layers(setting)
     own, other = (
-        open_depth_decoder(bundle, pool, engine=engine, max_streams=max(STREAMS), gpu_layers=layers)
+        open_depth_decoder(bundle, pool, engine=engine, slots=max(STREAMS), gpu_layers=layers)
         for engine in ("native", "llama")
     )
     config = bundle.config
