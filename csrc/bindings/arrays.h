@@ -22,19 +22,19 @@ inline std::string shape_text(const pybind11::array &array) {
 // another dtype or layout, ValueError for another shape.
 template <class T>
 Array<T> checked(const pybind11::handle &argument, const char *name, const std::vector<pybind11::ssize_t> &shape) {
-  const std::string dtype = pybind11::str(pybind11::dtype::of<T>());
-  if (!Array<T>::check_(argument))
+  if (!Array<T>::check_(argument)) {
+    const std::string dtype = pybind11::str(pybind11::dtype::of<T>());
     throw pybind11::type_error(std::string(name) + " must be a C-contiguous NumPy array of " + dtype);
+  }
   auto array = pybind11::reinterpret_borrow<Array<T>>(argument);
   bool fits = array.ndim() == static_cast<pybind11::ssize_t>(shape.size());
+  for (std::size_t i = 0; fits && i < shape.size(); ++i)
+    fits = shape[i] < 0 || array.shape(static_cast<pybind11::ssize_t>(i)) == shape[i];
+  if (fits) return array;
   std::string wanted = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    fits = fits && (shape[i] < 0 || array.shape(static_cast<pybind11::ssize_t>(i)) == shape[i]);
+  for (std::size_t i = 0; i < shape.size(); ++i)
     wanted += (i == 0 ? "" : ", ") + (shape[i] < 0 ? std::string("any") : std::to_string(shape[i]));
-  }
-  if (!fits)
-    throw pybind11::value_error(std::string(name) + " must have the shape " + wanted + "), not " + shape_text(array));
-  return array;
+  throw pybind11::value_error(std::string(name) + " must have the shape " + wanted + "), not " + shape_text(array));
 }
 
 // A C-contiguous array of float32 or float16, of any shape.
