@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import wave
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
+from test_encoders import decode
 
-from csm_hybrid.audio.files import PipeSink, check_output, open_file, to_int16
+from csm_hybrid.audio.files import PipeSink, check_output, open_file
+from csm_hybrid.audio.formats import FILES, Encoding
+from csm_hybrid.audio.pcm import UNKNOWN_SIZE, to_int16, wav_header
 from csm_hybrid.errors import InputError, OutputError
 
-RATE = 24000
+RATE, FRAME = 24000, 1920
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)).astype(np.float32)
 
 
@@ -23,10 +29,10 @@ def test_sixteen_bits_round_and_clip() -> None:
     assert to_int16(samples).tolist() == [0, 32767, -32767, 32767, -32767, 0, 1]
 
 
-@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3", ".WAV"])
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".opus", ".mp3", ".WAV"])
 def test_every_format_holds_what_was_written(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"tone{ending}"
-    with open_file(path, RATE) as sink:
+    with open_file(path, RATE, FRAME) as sink:
         for chunk in np.array_split(TONE, 13):
             sink.write(chunk)
     samples, rate = soundfile.read(path, dtype="float32")
@@ -39,10 +45,82 @@ def test_every_format_holds_what_was_written(tmp_path: Path, ending: str) -> Non
     assert os.listdir(tmp_path) == [path.name], "nothing else may be left"
 
 
+@pytest.mark.parametrize("ending", FILES)
+def test_a_finished_file_tells_its_length_and_begins_with_the_sound(tmp_path: Path, ending: str) -> None:
+    path, wanted = tmp_path / f"tone{ending}", TONE[:-7]
+    with open_file(path, RATE, FRAME) as sink:
+        for chunk in np.array_split(wanted, 5):
+            sink.write(chunk)
+    with av.open(path) as container:
+        assert container.duration is not None
+        # Opus counts what a decoder is to skip at the beginning: 6.5 ms.
+        assert container.duration / 1e6 == pytest.approx(len(wanted) / RATE, abs=0.007)
+    heard = decode(ending, path.read_bytes())
+    # An .m4a has told its length in its edit list; libav's decoder gives the rest of the last frame as well.
+    assert 0 <= len(heard) - len(wanted) <= (1024 if ending == ".m4a" else 0)
+    assert not np.sqrt(np.mean((heard[: len(wanted)] - wanted) ** 2)) > 0.03
+    if ending in (".wav", ".flac"):
+        assert np.array_equal(soundfile.read(path, dtype="int16")[0], to_int16(wanted))
+    if ending == ".wav":
+        with wave.open(str(path)) as reader:
+            assert reader.getnframes() == len(wanted)
+
+
+def test_a_wav_that_is_too_long_for_its_header_has_no_length() -> None:
+    assert wav_header(RATE, UNKNOWN_SIZE - 36)[4:8] == b"\xff" * 4
+    assert wav_header(RATE, UNKNOWN_SIZE - 38)[40:] == (UNKNOWN_SIZE - 38).to_bytes(4, "little")
+    assert wav_header(RATE, 2**33) == wav_header(RATE)
+
+
+def test_a_link_decides_by_its_own_name(tmp_path: Path) -> None:
+    link, target = tmp_path / "link.flac", tmp_path / "target"
+    link.symlink_to(target)
+    with open_file(link, RATE, FRAME) as sink:
+        sink.write(TONE)
+    assert soundfile.info(target).format == "FLAC"
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_an_interrupt_while_the_file_is_being_finished_still_finishes_it(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"kept{ending}"
+    pwrite, hit = os.pwrite, []
+
+    def interrupted(*args: Any) -> int:
+        written = pwrite(*args)
+        if done and not hit:
+            hit.append(True)
+            raise KeyboardInterrupt
+        return written
+
+    done = False
+    monkeypatch.setattr(os, "pwrite", interrupted)
+    with pytest.raises(KeyboardInterrupt), open_file(path, RATE, FRAME) as sink:
+        sink.write(TONE)
+        done = True
+    assert hit
+    with av.open(path) as container:
+        assert container.duration is not None
+        assert container.duration / 1e6 == pytest.approx(1, abs=0.007)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_an_error_of_libavs_is_a_clear_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = dataclasses.replace(FILES[".opus"], file=Encoding(10**9))
+    monkeypatch.setattr("csm_hybrid.audio.files.FILES", {".opus": broken})
+    path = tmp_path / "x.opus"
+    with pytest.raises(OutputError, match=r"cannot write .*x\.opus: Invalid argument"), open_file(path, RATE, FRAME):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_error_leaves_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "old.wav"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), open_file(path, RATE) as sink:
+    with pytest.raises(RuntimeError), open_file(path, RATE, FRAME) as sink:
         sink.write(TONE)
         raise RuntimeError("stop")
     assert path.read_bytes() == b"old"
@@ -51,29 +129,29 @@ def test_an_error_leaves_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_an_interrupt_keeps_what_was_spoken(tmp_path: Path) -> None:
     path = tmp_path / "kept.wav"
-    with pytest.raises(KeyboardInterrupt), open_file(path, RATE) as sink:
+    with pytest.raises(KeyboardInterrupt), open_file(path, RATE, FRAME) as sink:
         sink.write(TONE)
         raise KeyboardInterrupt
     assert soundfile.info(path).frames == len(TONE)
     assert os.listdir(tmp_path) == ["kept.wav"]
 
 
-@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize("ending", FILES)
 def test_an_interrupt_before_the_first_sound_keeps_the_old_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"kept{ending}"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), open_file(path, RATE):
+    with pytest.raises(KeyboardInterrupt), open_file(path, RATE, FRAME):
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize("ending", FILES)
 def test_silence_of_no_length_is_a_valid_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"empty{ending}"
-    with open_file(path, RATE):
+    with open_file(path, RATE, FRAME):
         pass
-    samples, _ = soundfile.read(path)
+    samples = decode(ending, path.read_bytes()) if ending == ".m4a" else soundfile.read(path)[0]
     assert np.abs(samples).max(initial=0) < 1e-3
     assert len(samples) < RATE // 4
 
@@ -83,7 +161,7 @@ def test_a_links_target_is_written_and_a_pipe_is_refused(tmp_path: Path) -> None
     link, target = tmp_path / "link.wav", tmp_path / "there" / "target.wav"
     link.symlink_to(target)
     for _ in range(2):
-        with open_file(link, RATE) as sink:
+        with open_file(link, RATE, FRAME) as sink:
             sink.write(TONE)
     assert link.is_symlink()
     assert soundfile.info(target).frames == len(TONE)
@@ -135,7 +213,7 @@ NOISE = (0.3 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32
 
 
 @pytest.mark.parametrize("missing", [1, 200, 0.5])
-@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mp3"])
+@pytest.mark.parametrize("ending", FILES)
 def test_a_full_disk_is_a_clear_error(tmp_path: Path, ending: str, missing: float) -> None:
     """Also where it is full in the very last moment."""
     import resource
@@ -144,7 +222,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, ending: str, missing: floa
     path = tmp_path / f"big{ending}"
 
     def write() -> None:
-        with open_file(path, RATE) as sink:
+        with open_file(path, RATE, FRAME) as sink:
             for chunk in np.split(NOISE, 12):
                 sink.write(chunk)
 

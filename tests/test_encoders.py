@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csm_hybrid.audio.encoders import FORMATS, open_encoder
+from csm_hybrid.audio.encoders import encoded_rate, open_encoder
+from csm_hybrid.audio.formats import STREAMS
 
 RATE, FRAME = 24_000, 1920
 LOSSLESS = ("flac", "wav", "pcm")
@@ -72,7 +73,7 @@ def test_lossy_formats_give_the_sound_back_with_the_right_length(name: str, seco
     assert not error > LOSSY_ERROR, "also the first and the last samples must be there"
 
 
-@pytest.mark.parametrize("name", [n for n in FORMATS if n != "opus"])  # an Ogg stream's serial number is random
+@pytest.mark.parametrize("name", [n for n in STREAMS if n != "opus"])  # an Ogg stream's serial number is random
 @given(sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=6))
 @settings(max_examples=10, deadline=None)
 def test_the_bytes_do_not_depend_on_the_chunks(name: str, sizes: list[int]) -> None:
@@ -88,7 +89,7 @@ def test_opus_decodes_to_the_same_samples_whatever_the_chunks(sizes: list[int]) 
     assert np.array_equal(streamed, whole)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", STREAMS)
 def test_bytes_of_sound_flow_from_the_first_frame(name: str) -> None:
     without_sound = open_encoder(name, RATE).finish()
     encoder = open_encoder(name, RATE)
@@ -146,3 +147,20 @@ def test_fast_speech_leaves_nothing_out(speed: float) -> None:
 def test_speed_does_not_depend_on_the_chunks(sizes: list[int]) -> None:
     samples = tone(0.7)
     assert encode("pcm", samples, sizes, 1.3) == encode("pcm", samples, [len(samples)], 1.3)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
+@pytest.mark.parametrize("name", STREAMS)
+def test_any_sample_rate_can_be_encoded(name: str, rate: int) -> None:
+    """Opus knows five rates only: the others are brought to the next one."""
+    assert encoded_rate(STREAMS["opus"], rate) == {16_000: 16_000, 22_050: 24_000, 44_100: 48_000}[rate]
+    encoder = open_encoder(name, rate)
+    samples = np.zeros(rate, np.int16)
+    data = encoder.feed(samples) + encoder.finish()
+    if name == "pcm":
+        assert len(data) == 2 * rate
+        return
+    if name != "opus":  # which libav decodes at 48 kHz always
+        with av.open(io.BytesIO(data)) as container:
+            assert container.streams.audio[0].rate == encoded_rate(STREAMS[name], rate)
+    assert len(decode(name, data)) / RATE == pytest.approx(1, abs=LONGEST_EXTRA_MS / 1000)

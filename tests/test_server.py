@@ -17,7 +17,7 @@ from serving import SPEECH, body, serving
 from test_encoders import decode
 from yarl import URL
 
-from csm_hybrid.audio.encoders import FORMATS
+from csm_hybrid.audio.formats import STREAMS
 from csm_hybrid.server.request_log import JsonFormatter, TextFormatter
 from csm_hybrid.server.request_schema import MAX_INPUT_CHARS
 from csm_hybrid.server.voices import OPENAI_VOICES
@@ -50,14 +50,14 @@ def _sse(data: bytes) -> tuple[bytes, list[dict[str, Any]]]:
     return audio, events
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", STREAMS)
 @asynchronous
 async def test_formats_are_labelled_and_have_the_right_length(name: str) -> None:
     async with serving() as served:
         async with served.client.post(SPEECH, json=body(response_format=name)) as answer:
             data = await answer.read()
             assert answer.status == 200
-            assert answer.headers["Content-Type"] == FORMATS[name].media_type
+            assert answer.headers["Content-Type"] == STREAMS[name].media_type
         _, pcm = await served.speak()
         assert 0 <= (len(decode(name, data)) - len(samples(pcm))) / RATE < 0.05
 
@@ -144,12 +144,12 @@ async def test_a_speech_without_sound_is_a_frame_of_silence() -> None:
     model = FakeModel()
     model.decoder.decode_frames = lambda hidden, c0_logits, samplers: np.zeros((len(hidden), 4), np.int32)  # type: ignore[method-assign]
     async with serving(model) as served:
-        for name in FORMATS:
+        for name in STREAMS:
             status, data = await served.speak(response_format=name)
             assert status == 200
             assert np.abs(decode(name, data)).max() < 0.01
             assert len(decode(name, data)) >= FRAME
-        assert served.metric('csm_requests_total{outcome="empty"}') == len(FORMATS)
+        assert served.metric('csm_requests_total{outcome="empty"}') == len(STREAMS)
 
 
 @asynchronous

@@ -1,92 +1,89 @@
-"""Sound to bytes, in one continuous encoding that can be sent as it grows.
+"""Sound to bytes, in one continuous encoding, for a stream that is sent as it grows or for a file.
 
     samples (n,) int16 ──speed──▶ samples ──encoder, container──▶ bytes
 
-Chunks may be cut anywhere: the bytes of a format do not depend on it. Every ``feed`` gives what can be sent by
-now; ``finish`` gives the rest, so that nothing is lost at the end.
+Chunks may be cut anywhere: the bytes of a format do not depend on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import av
 import numpy as np
 from av.filter import Graph
-from numpy.typing import NDArray
 
-from .files import wav_header
-
-Samples = NDArray[np.int16]
-
-_PACE_PADDING = 8192  # samples: eight of atempo's windows at 24 kHz, two at the speed of 4
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one ``response_format`` is made. ``rate`` is the codec's own, where it is not the model's."""
-
-    media_type: str
-    codec: str | None = None  # None: plain samples
-    container: str = ""
-    bit_rate: int | None = None
-    rate: int | None = None
-    codec_options: dict[str, str] = field(default_factory=dict)
-    container_options: dict[str, str] = field(default_factory=dict)
-
-
-# mp3 and aac frames hold a fixed number of samples and their streams cannot say how many to skip: at 48 kHz the
-# codec's delay and the padding of its last frame together stay below 50 ms, at 24 kHz they would take up to 85.
-# flac's and ogg's options make short frames and pages, so that bytes flow from the first 80 ms on.
-FORMATS = {
-    "mp3": Format("audio/mpeg", "libmp3lame", "mp3", 128_000, 48_000, {}, {"write_xing": "0", "id3v2_version": "0"}),
-    "opus": Format("audio/ogg", "libopus", "ogg", 64_000, None, {}, {"page_duration": "20000"}),
-    "aac": Format("audio/aac", "aac", "adts", 128_000, 48_000),
-    "flac": Format(
-        "audio/flac", "flac", "flac", None, None, {"compression_level": "2"}, {"metadata_header_padding": "0"}
-    ),
-    "wav": Format("audio/wav"),
-    "pcm": Format("audio/pcm"),
-}
+from .formats import STREAMS, Encoding, Format
+from .pcm import Output, PlainStream, Samples, SeekableOutput
 
 
 class Encoder(Protocol):
-    """Takes samples bit by bit and gives bytes."""
+    """Takes samples bit by bit and writes bytes to its output."""
+
+    def feed(self, samples: Samples) -> None:
+        """Takes samples (n,) int16, mono; writes the bytes that are ready. Raises OSError for libav's errors."""
+
+    def finish(self) -> None:
+        """Writes the last bytes; nothing may be fed afterwards. Raises OSError for libav's errors."""
+
+
+class StreamEncoder:
+    """Bytes of a format as they can be sent: what each call returns comes after what earlier ones did."""
+
+    def __init__(self, form: Format, sample_rate: int, speed: float) -> None:
+        assert form.stream is not None
+        self._outbox = _Outbox()
+        encoder: Encoder
+        if form.codec is None:
+            encoder = PlainStream(self._outbox, sample_rate, header=form.name == "wav")
+        else:
+            encoder = _Compressed(form, form.stream, sample_rate, self._outbox)
+        self._encoder = encoder if speed == 1.0 else _Paced(encoder, sample_rate, speed)
 
     def feed(self, samples: Samples) -> bytes:
-        """Takes samples (n,) int16, mono; returns the bytes that are ready."""
+        """Takes samples (n,) int16, mono; returns the bytes that are ready. Raises OSError for libav's errors."""
+        self._encoder.feed(samples)
+        return self._outbox.take()
 
     def finish(self) -> bytes:
-        """Returns the last bytes; nothing may be fed afterwards."""
+        """Returns the last bytes; nothing may be fed afterwards. Raises OSError for libav's errors."""
+        self._encoder.finish()
+        return self._outbox.take()
 
 
-def open_encoder(name: str, sample_rate: int, speed: float = 1.0) -> Encoder:
-    """An encoder for a ``response_format`` (a key of FORMATS) of mono sound at ``sample_rate``.
+def open_encoder(name: str, sample_rate: int, speed: float = 1.0) -> StreamEncoder:
+    """An encoder for a stream of the format ``name`` (a key of STREAMS) of mono sound at ``sample_rate`` Hz.
 
-    ``speed`` (0.25 to 4) makes it faster or slower at the same pitch.
+    ``speed`` (0.25 to 4) makes it faster or slower at the same pitch. Raises OSError for libav's errors.
     """
-    form = FORMATS[name]
-    encoder: Encoder
-    encoder = _Plain(sample_rate, header=name == "wav") if form.codec is None else _Compressed(form, sample_rate)
-    return encoder if speed == 1.0 else _Paced(encoder, sample_rate, speed)
+    return StreamEncoder(STREAMS[name], sample_rate, speed)
 
 
-class _Plain:
-    """Samples as they are, 16-bit little-endian; a WAV header of unknown length comes first."""
+def open_file_encoder(form: Format, sample_rate: int, output: SeekableOutput) -> Encoder:
+    """An encoder for a file of a compressed format, of mono sound at ``sample_rate`` Hz.
 
-    def __init__(self, sample_rate: int, *, header: bool) -> None:
-        self._head = wav_header(sample_rate) if header else b""
+    Raises OSError for libav's errors.
+    """
+    assert form.file is not None
+    return _Compressed(form, form.file, sample_rate, output)
 
-    def feed(self, samples: Samples) -> bytes:
-        head, self._head = self._head, b""
-        return head + samples.astype("<i2").tobytes()
 
-    def finish(self) -> bytes:
-        head, self._head = self._head, b""
-        return head
+def encoded_rate(form: Format, sample_rate: int) -> int:
+    """The rate, in Hz, of a stream of sound at ``sample_rate``."""
+    assert form.stream is not None
+    return _rate(form, form.stream, sample_rate)
+
+
+def _rate(form: Format, encoding: Encoding, sample_rate: int) -> int:
+    """The rate that is asked for, or the next one that the codec knows."""
+    wanted = encoding.rate or sample_rate
+    known: list[int] | None = None if form.codec is None else av.Codec(form.codec, "w").audio_rates
+    if known is None or wanted in known:
+        return wanted
+    return min((rate for rate in known if rate > wanted), default=max(known))
 
 
 class _Outbox:
@@ -104,37 +101,52 @@ class _Outbox:
         return b"".join(parts)
 
 
+@contextlib.contextmanager
+def _libav_errors() -> Iterator[None]:
+    """Raises OSError for libav's errors, some of which are ValueErrors and the like."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.strerror or str(error)) from error
+
+
 class _Compressed:
-    def __init__(self, form: Format, sample_rate: int) -> None:
-        self._outbox = _Outbox()
+    """A codec and its container, by libav."""
+
+    def __init__(self, form: Format, encoding: Encoding, sample_rate: int, output: Output) -> None:
         self._rate = sample_rate
-        self._container: Any = av.open(
-            self._outbox, "w", format=form.container, options={"flush_packets": "1", **form.container_options}
-        )
-        self._stream: Any = self._container.add_stream(
-            form.codec, rate=form.rate or sample_rate, layout="mono", options=form.codec_options
-        )
-        if form.bit_rate is not None:
-            self._stream.bit_rate = form.bit_rate
-        context = self._stream.codec_context
-        context.open()
-        self._resampler = av.AudioResampler(
-            format=context.format, layout="mono", rate=context.sample_rate, frame_size=context.frame_size
-        )
         self._position = 0
+        with _libav_errors():
+            options = {"flush_packets": "1", **encoding.container_options}
+            self._container: Any = av.open(output, "w", format=form.container, options=options)
+            self._stream: Any = self._container.add_stream(
+                form.codec,
+                rate=_rate(form, encoding, sample_rate),
+                layout="mono",
+                options=dict(encoding.codec_options),
+            )
+            if encoding.bit_rate is not None:
+                self._stream.bit_rate = encoding.bit_rate
+            context = self._stream.codec_context
+            context.open()
+            self._resampler = av.AudioResampler(
+                format=context.format, layout="mono", rate=context.sample_rate, frame_size=context.frame_size
+            )
 
-    def feed(self, samples: Samples) -> bytes:
+    def feed(self, samples: Samples) -> None:
         if len(samples):
-            self._encode(self._resampler.resample(_frame(samples, self._rate, self._position)))
+            with _libav_errors():
+                self._encode(self._resampler.resample(_frame(samples, self._rate, self._position)))
             self._position += len(samples)
-        return self._outbox.take()
 
-    def finish(self) -> bytes:
-        if self._position:
-            self._encode(self._resampler.resample(None))
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        return self._outbox.take()
+    def finish(self) -> None:
+        with _libav_errors():
+            with contextlib.suppress(av.EOFError):  # from a second time, after an interruption of the first
+                if self._position:
+                    self._encode(self._resampler.resample(None))
+            with contextlib.suppress(av.EOFError):
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
 
     def _encode(self, frames: list[Any]) -> None:
         for frame in frames:
@@ -161,29 +173,24 @@ class _Paced:
         source.link_to(self._graph.add("abuffersink"))
         self._graph.configure()
 
-    def feed(self, samples: Samples) -> bytes:
+    def feed(self, samples: Samples) -> None:
         if len(samples):
             self._graph.push(_frame(samples, self._rate, self._position))
             self._position += len(samples)
-        return self._drain()
+        for paced in self._pull():
+            self._given += len(paced)
+            self._encoder.feed(paced)
 
-    def finish(self) -> bytes:
-        if not self._position:
-            return self._encoder.finish()
-        # atempo drops the end of its last window: let that be silence, and cut where the sound itself ends.
-        total = round(self._position / self._speed)
-        self._graph.push(_frame(np.zeros(_PACE_PADDING, dtype=np.int16), self._rate, self._position))
-        self._graph.push(None)
-        rest = list(self._pull())
-        last = np.concatenate(rest)[: max(0, total - self._given)] if rest else np.zeros(0, dtype=np.int16)
-        return self._encoder.feed(last) + self._encoder.finish()
-
-    def _drain(self) -> bytes:
-        parts = []
-        for samples in self._pull():
-            self._given += len(samples)
-            parts.append(self._encoder.feed(samples))
-        return b"".join(parts)
+    def finish(self) -> None:
+        if self._position:
+            # atempo drops the end of its last window: let that be silence, and cut where the sound itself ends.
+            total = round(self._position / self._speed)
+            silence = np.zeros(_pace_padding(self._rate), dtype=np.int16)
+            self._graph.push(_frame(silence, self._rate, self._position))
+            self._graph.push(None)
+            rest = np.concatenate([np.zeros(0, dtype=np.int16), *self._pull()])
+            self._encoder.feed(rest[: max(0, total - self._given)])
+        self._encoder.finish()
 
     def _pull(self) -> Iterator[Samples]:
         while True:
@@ -192,6 +199,14 @@ class _Paced:
             except (av.BlockingIOError, av.EOFError):
                 return
             yield frame.to_ndarray()[0]
+
+
+def _pace_padding(sample_rate: int) -> int:
+    """Eight of atempo's windows, in samples: at the speed of 4 they become two.
+
+    A window is the next power of two from 1/24 s on.
+    """
+    return 8 << math.ceil(math.log2(max(1, sample_rate // 24)))
 
 
 def _frame(samples: Samples, rate: int, position: int) -> Any:

@@ -1,49 +1,41 @@
-"""Audio files and streams, written as the sound is made."""
+"""Audio files, standard output and the loudspeaker: where sound goes as it is made."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import struct
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from ..errors import InputError, OutputError
+from .formats import FILES, Format
+from .pcm import SeekableOutput, WavFile, to_bytes, to_int16, wav_header
 
-# libsndfile's container and encoding for each file name ending.
-FORMATS = {
-    ".wav": ("WAV", "PCM_16"),
-    ".flac": ("FLAC", "PCM_16"),
-    ".ogg": ("OGG", "VORBIS"),
-    ".mp3": ("MP3", "MPEG_LAYER_III"),
-}
-_UNKNOWN_SIZE = 0xFFFFFFFF  # what readers of a streamed WAV take as "until the end"
+if TYPE_CHECKING:
+    from .encoders import Encoder
 
 
 class AudioSink(Protocol):
     """Where samples go."""
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        """Takes samples (n,) float32 in -1..1; louder ones are clipped."""
-
-
-def to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples in -1..1 as 16-bit integers, rounded; beyond full scale they are clipped."""
-    return np.rint(np.clip(samples, -1.0, 1.0) * 32767).astype(np.int16)
+        """Takes samples (n,) float32 in -1..1; louder ones are clipped. Raises OutputError."""
 
 
 def check_output(path: Path) -> None:
-    """Raises before any work when ``path`` has no known ending or its directory cannot be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot tell the audio format from the name {path.name!r}: end it in {', '.join(FORMATS)}")
+    """Checks before any work that a file can be written.
+
+    Raises InputError for a name without a known ending, OutputError where its directory is missing or cannot be
+    written, or where something stands that is no file.
+    """
+    if path.suffix.lower() not in FILES:
+        raise InputError(f"cannot tell the audio format from the name {path.name!r}: end it in {', '.join(FILES)}")
     directory = path.parent
     if not directory.is_dir():
         raise OutputError(f"cannot write {path}: there is no directory {directory}; make it, or name another file")
@@ -56,75 +48,103 @@ def check_output(path: Path) -> None:
         raise OutputError(f"cannot write {path}: permission denied; name a file elsewhere")
 
 
-class _Watched(io.FileIO):
-    """A file that remembers what went wrong: libsndfile does not tell of all failures, least of those at the end."""
+class _FileOutput:
+    """What an encoder writes to a file, kept until ``flush``.
 
-    error: OSError | None = None
+    So no Ctrl-C interrupts libav in the middle of a write, and the system's errors do not pass through it. A flush
+    that was interrupted is taken up again by the next one.
+    """
 
-    def write(self, data: Any) -> int:
-        left = memoryview(data)
-        try:
-            while left:  # where room runs out, the file takes less at first
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.error = self.error or error  # all is over: what is said to have been written does not matter
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._position = 0
+        self._size = 0
+        self._pending: list[tuple[int, bytes]] = []  # where to write what, in this order
+
+    def write(self, data: bytes, /) -> int:
+        self._pending.append((self._position, bytes(data)))
+        self._position += len(data)
+        self._size = max(self._size, self._position)
         return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        """Writes everything. Raises OSError."""
+        while self._pending:
+            offset, data = self._pending[0]
+            left = memoryview(data)
+            while left:  # where room runs out, the file takes less at first
+                written = os.pwrite(self._handle, left, offset)
+                left, offset = left[written:], offset + written
+            del self._pending[0]
 
 
 class _FileSink:
-    def __init__(self, file: soundfile.SoundFile, raw: _Watched, path: Path) -> None:
-        self._file = file
-        self._raw = raw
+    def __init__(self, path: Path, form: Format, handle: int, sample_rate: int, frame_samples: int) -> None:
         self._path = path
+        self._format = form
+        self._output = _FileOutput(handle)
+        self._frame_samples = frame_samples
         self.written = 0  # samples
+        with _reporting(path):
+            self._encoder = _file_encoder(form, sample_rate, self._output)
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        with _reporting(self._path, self._raw):
-            self._file.write(to_int16(samples))
-            self._file.flush()
+        with _reporting(self._path):
+            self._encoder.feed(to_int16(samples))
+            self._output.flush()
         self.written += len(samples)
 
     def end(self) -> None:
         """Completes the file; one without any sound is a frame of silence, where its format knows no shorter one."""
-        if self.written == 0 and self._file.format != "WAV":
-            self.write(np.zeros(self._file.samplerate * 2 // 25, dtype=np.float32))
-        with _reporting(self._path, self._raw):
-            self._file.close()
+        if self.written == 0 and self._format.codec is not None:
+            self.write(np.zeros(self._frame_samples, dtype=np.float32))
+        with _reporting(self._path):
+            self._encoder.finish()
+            self._output.flush()
+
+
+def _file_encoder(form: Format, sample_rate: int, output: SeekableOutput) -> Encoder:
+    if form.codec is None:
+        return WavFile(output, sample_rate)
+    from .encoders import open_file_encoder  # libav takes a while to load, and a WAV does without
+
+    return open_file_encoder(form, sample_rate, output)
 
 
 @contextlib.contextmanager
-def _reporting(path: Path, raw: _Watched) -> Iterator[None]:
+def _reporting(path: Path) -> Iterator[None]:
     """Raises OutputError for what goes wrong within."""
     try:
         yield
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise OutputError(f"cannot write {path}: {(raw.error and raw.error.strerror) or error}") from error
-    if raw.error is not None:
-        raise OutputError(f"cannot write {path}: {raw.error.strerror}") from raw.error
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def open_file(path: Path, sample_rate: int) -> Iterator[AudioSink]:
+def open_file(path: Path, sample_rate: int, frame_samples: int) -> Iterator[AudioSink]:
     """A mono audio file in the format of its ending, written beside and renamed when the block ends.
 
-    On an error nothing is left behind, and a file that was there stays. KeyboardInterrupt ends the file properly
-    with what was spoken until then, if anything. A link's target is written. Raises OutputError.
+    ``sample_rate`` is in Hz; a speech without any sound becomes a frame of silence, ``frame_samples`` long, where
+    the format knows no shorter file. On an error nothing is left behind, and a file that was there stays.
+    KeyboardInterrupt ends the file properly with what was spoken until then, if anything. A link's target is
+    written. Raises InputError for an unknown ending, OutputError with the system's reason for all else.
     """
     check_output(path)
-    container, encoding = FORMATS[path.suffix.lower()]
-    path = path.resolve()
-    try:
+    form, path = FILES[path.suffix.lower()], path.resolve()
+    with _reporting(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
     partial = Path(name)
     try:
-        with _Watched(handle, "r+") as raw:
-            with _reporting(path, raw):
-                file = soundfile.SoundFile(
-                    raw, "w", samplerate=sample_rate, channels=1, format=container, subtype=encoding
-                )
-            sink = _FileSink(file, raw, path)
+        try:
+            sink = _FileSink(path, form, handle, sample_rate, frame_samples)
             try:
                 yield sink
                 sink.end()
@@ -133,9 +153,9 @@ def open_file(path: Path, sample_rate: int) -> Iterator[AudioSink]:
                     sink.end()
                     _put_in_place(partial, path)
                 raise
-            finally:
-                with contextlib.suppress(soundfile.LibsndfileError):
-                    file.close()
+        finally:
+            with _reporting(path):
+                os.close(handle)
         _put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -144,19 +164,9 @@ def open_file(path: Path, sample_rate: int) -> Iterator[AudioSink]:
 def _put_in_place(partial: Path, path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
-    try:
+    with _reporting(path):
         partial.chmod(0o666 & ~mask)
         partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-
-
-def wav_header(sample_rate: int, data_bytes: int = _UNKNOWN_SIZE) -> bytes:
-    """The 44 bytes before 16-bit mono samples; an unknown length is written as 0xFFFFFFFF in both fields."""
-    riff = _UNKNOWN_SIZE if data_bytes == _UNKNOWN_SIZE else data_bytes + 36
-    head = struct.pack("<4sI4s", b"RIFF", riff, b"WAVE")
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * 2, 2, 16)
-    return head + form + struct.pack("<4sI", b"data", data_bytes)
 
 
 class PipeSink:
@@ -168,7 +178,7 @@ class PipeSink:
 
     def write(self, samples: NDArray[np.float32]) -> None:
         """Sends samples (n,) as 16-bit little-endian. Raises OutputError when the reader has gone."""
-        self._send(to_int16(samples).astype("<i2").tobytes())
+        self._send(to_bytes(to_int16(samples)))
 
     def _send(self, data: bytes) -> None:
         left = memoryview(data)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..audio.formats import FILES
 from ..defaults import LONGEST_UTTERANCE
 from ..errors import InputError
 from ..options import SpeechOptions
@@ -48,7 +49,7 @@ _END = {
     "-o",
     default="csm_output.wav",
     show_default=True,
-    help='Audio file: .wav, .flac, .ogg or .mp3; "-" streams a WAV to standard output.',
+    help=f'Audio file: {", ".join(FILES)}; "-" streams a WAV to standard output.',
 )
 @click.option("--play", is_flag=True, help="Play the sound; a file is then written only with --output.")
 @speech_option("speaker", "--speaker-id")
@@ -158,7 +159,8 @@ def _write(model: Model, stream: SpeechStream, output: str | None, play: bool, p
             if output == "-":
                 sinks.append(stack.enter_context(open_stdout(model.sample_rate)))
             elif output is not None:
-                sinks.append(stack.enter_context(open_file(Path(output), model.sample_rate)))
+                frame = model.config.codec.frame_samples
+                sinks.append(stack.enter_context(open_file(Path(output), model.sample_rate, frame)))
             if play:
                 sinks.append(stack.enter_context(open_speaker(model.sample_rate)))
             for chunk in stream:

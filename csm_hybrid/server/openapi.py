@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import __version__
-from ..audio.encoders import FORMATS
+from ..audio.formats import STREAMS
 from .request_schema import Field, json_schema
 
 JSON = "application/json"
@@ -88,9 +88,7 @@ def _errors(*statuses: int) -> dict[str, Any]:
 
 
 def _speech() -> dict[str, Any]:
-    media: dict[str, Any] = {form.media_type.split(";")[0]: {} for form in FORMATS.values()} | {
-        "text/event-stream": {}
-    }
+    media: dict[str, Any] = {form.media_type: {} for form in STREAMS.values()} | {"text/event-stream": {}}
     return {
         "operationId": "createSpeech",
         "summary": "Speak a text.",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..audio.encoders import FORMATS
+from ..audio.formats import STREAMS
 from ..options import SpeechOptions
 from .api_errors import ApiError, invalid
 from .settings import MAX_INPUT_CHARS
@@ -71,7 +71,7 @@ def _voice_fields(voices: Sequence[str]) -> tuple[Field, ...]:
             },
         ),
         Field("instructions", _text("Accepted and not used: the model takes none.", 0, MAX_INSTRUCTIONS_CHARS)),
-        Field("response_format", _choice("The audio format.", list(FORMATS), "mp3")),
+        Field("response_format", _choice("The audio format.", list(STREAMS), "mp3")),
         Field("speed", _number("Speed; the pitch stays.", 0.25, 4.0, 1.0)),
         Field("stream_format", _choice("Plain bytes, or server-sent events.", ["audio", "sse"], "audio")),
         Field("speaker_id", _integer("The speaker's number, in place of the voice's.", 0, HIGHEST_SPEAKER)),

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..audio.encoders import FORMATS
+from ..audio.formats import STREAMS
 from ..engine.speech_task import Usage
 from .api_errors import LOGGED, ApiError, invalid, translate
 from .audio_stream import encoded
@@ -105,7 +105,7 @@ class _Reply:
         self._sse = how.sse
         self.response.headers.update(
             {
-                "Content-Type": "text/event-stream" if how.sse else FORMATS[how.response_format].media_type,
+                "Content-Type": "text/event-stream" if how.sse else STREAMS[how.response_format].media_type,
                 "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",  # or nginx would collect it
             }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.files import to_int16
+from ..audio.pcm import to_int16
 from ..engine.planner import ChunkPlanner, PromptModel
 from ..engine.speech_task import SpeechTask, Usage
 from ..errors import InputError

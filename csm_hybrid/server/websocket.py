@@ -36,7 +36,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from ..audio.encoders import FORMATS
+from ..audio.encoders import encoded_rate
+from ..audio.formats import STREAMS
 from ..engine.speech_task import Usage
 from ..text.chunks import GrowingText
 from .access import SUBPROTOCOL
@@ -229,7 +230,7 @@ class _Session:
         turn.speech = speech = Synthesis(server.model, request.options, server.admission)
         record.usage = speech.usage
         samples = speech.samples(turn.text)
-        rate = FORMATS[request.response_format].rate or server.model.sample_rate
+        rate = encoded_rate(STREAMS[request.response_format], server.model.sample_rate)
         started = {"type": "started", "turn": turn.number, "format": request.response_format, "sample_rate": rate}
         watch = asyncio.create_task(self._finish_when_idle(turn))
         try:
