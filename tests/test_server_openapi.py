@@ -15,11 +15,12 @@ from test_server import BAD
 
 from csm_hybrid.server.api_errors import ApiError
 from csm_hybrid.server.openapi import document
-from csm_hybrid.server.request_schema import fields, parse, speech_request
+from csm_hybrid.server.request_schema import body_model, parse, speech_request
 from csm_hybrid.server.voices import Voices
 
-TABLE = fields()
-DOCUMENT = document(TABLE, keys=False)
+BODY = body_model()
+DOCUMENT = document(BODY, keys=False)
+FIELDS = DOCUMENT["components"]["schemas"]["SpeechRequest"]["properties"]
 REQUEST = {"$ref": "#/components/schemas/SpeechRequest", "components": DOCUMENT["components"]}
 VALIDATOR = jsonschema.Draft202012Validator(REQUEST)
 
@@ -41,12 +42,12 @@ VALUES = st.one_of(
 )
 
 
-@given(st.dictionaries(st.sampled_from([f.name for f in TABLE] + ["stream"]), VALUES))
+@given(st.dictionaries(st.sampled_from([*FIELDS, "stream"]), VALUES))
 @settings(max_examples=500, deadline=None)
 def test_the_schema_and_the_checks_agree(changes: dict[str, Any]) -> None:
     request = {"model": "csm", "input": "Hello.", "voice": "alloy", **changes}
     try:
-        speech_request(parse(json.dumps(request).encode(), TABLE), Voices(), history=15.0)
+        speech_request(parse(json.dumps(request).encode(), BODY), Voices(), history=15.0)
         taken = True
     except ApiError:
         taken = False
@@ -60,8 +61,8 @@ def test_what_the_tests_call_mistakes_is_one_in_the_document_too() -> None:
 
 
 def test_defaults_are_those_that_are_used() -> None:
-    how = speech_request(parse(b'{"model": "m", "input": "x", "voice": "alloy"}', TABLE), Voices(), history=15.0)
-    defaults = {f.name: f.schema["default"] for f in TABLE if "default" in f.schema}
+    how = speech_request(parse(b'{"model": "m", "input": "x", "voice": "alloy"}', BODY), Voices(), history=15.0)
+    defaults = {name: schema["default"] for name, schema in FIELDS.items() if "default" in schema}
     assert defaults == {
         "response_format": how.response_format,
         "speed": how.speed,

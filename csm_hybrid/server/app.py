@@ -21,7 +21,7 @@ from .access import CrossOrigin, authentication
 from .api_errors import error_middleware
 from .metrics import Metrics
 from .request_log import RequestLog
-from .request_schema import fields
+from .request_schema import body_model
 from .settings import Settings
 from .speech_route import create_speech
 from .state import REQUEST_ID, SERVER, Server
@@ -77,8 +77,8 @@ def _run(model: SpeechModel, voices: Voices, settings: Settings) -> Callable[[we
     async def context(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics(model.runner)
         encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encode")
-        table = fields(settings.max_input_chars, voices.names)
-        app[SERVER] = server = Server(settings, model, voices, metrics, RequestLog(metrics), table, encoders)
+        body = body_model(settings.max_input_chars, voices.names)
+        app[SERVER] = server = Server(settings, model, voices, metrics, RequestLog(metrics), body, encoders)
         loop = asyncio.get_running_loop()
 
         def ended() -> None:

@@ -77,4 +77,4 @@ async def metrics(request: web.Request) -> web.Response:
 async def openapi(request: web.Request) -> web.Response:
     """GET /openapi.json."""
     server = request.app[SERVER]
-    return web.json_response(document(server.fields, keys=bool(server.settings.api_keys)))
+    return web.json_response(document(server.body_model, keys=bool(server.settings.api_keys)))

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the same table of fields that requests are checked against."""
+"""The OpenAPI 3.1 document, made from the model that requests are checked against."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..audio.formats import STREAMS
-from .request_schema import Field, json_schema
+from .request_schema import SpeechBody, json_schema
 
 JSON = "application/json"
 
@@ -107,8 +107,8 @@ def _get(operation: str, summary: str, answer: dict[str, Any], *errors: int, **m
     return {"get": {"operationId": operation, "summary": summary, "responses": responses, **more}}
 
 
-def document(fields: tuple[Field, ...], *, keys: bool) -> dict[str, Any]:
-    """The document for a server whose speech requests have these fields, and which asks for ``keys`` or does not."""
+def document(body: type[SpeechBody], *, keys: bool) -> dict[str, Any]:
+    """The document of a server whose speech requests have this body, and which asks for ``keys`` or does not."""
     models = _object(object={"const": "list"}, data={"type": "array", "items": _ref("Model")})
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     alive = _object(status={"enum": ["ok", "failed"]}, version={"type": "string"})
@@ -140,6 +140,6 @@ def document(fields: tuple[Field, ...], *, keys: bool) -> dict[str, Any]:
         "security": [{"key": []}] if keys else [],
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": _ERROR, "Model": _MODEL, "SpeechRequest": json_schema(fields)},
+            "schemas": {"Error": _ERROR, "Model": _MODEL, "SpeechRequest": json_schema(body)},
         },
     }

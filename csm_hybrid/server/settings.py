@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..options import SpeechOptions, check, option, option_of
 
 MAX_INPUT_CHARS = 4096  # OpenAI's
-_HISTORY = option_of(SpeechOptions, "history")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Settings:
         open_low=True,
         unit=" s",
     )
-    history: float = option(SpeechOptions.history, _HISTORY.help, _HISTORY.rule, low=0, unit=" s")
+    history: float = field(default=SpeechOptions.history, metadata={"option": option_of(SpeechOptions, "history")})
     shutdown_timeout: float = option(
         30.0,
         "Seconds for what runs to finish after SIGTERM.",

@@ -33,10 +33,10 @@ async def create_speech(request: web.Request) -> web.StreamResponse:
     try:
         async with timeout(server.settings.request_timeout):
             server.enter(record)
-            values = parse(await _body(request, server), server.fields)
-            how = speech_request(values, server.voices, server.settings.history)
-            record.voice, record.format, record.characters = how.voice, how.response_format, len(values["input"])
-            await _speak(server, values["input"], how, record, reply)
+            body = parse(await _body(request, server), server.body_model)
+            how = speech_request(body, server.voices, server.settings.history)
+            record.voice, record.format, record.characters = how.voice, how.response_format, len(body.input)
+            await _speak(server, body.input, how, record, reply)
     except asyncio.CancelledError:
         record.outcome = "interrupted" if server.ending else "client_left"
         raise

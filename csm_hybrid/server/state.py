@@ -13,7 +13,7 @@ from ..engine.runner import Admission
 from .api_errors import overloaded, shutting_down
 from .metrics import Metrics
 from .request_log import Record, RequestLog
-from .request_schema import Field
+from .request_schema import SpeechBody
 from .settings import Settings
 from .synthesis import SpeechModel
 from .voices import Voices
@@ -28,7 +28,7 @@ class Server:
     voices: Voices
     metrics: Metrics
     request_log: RequestLog
-    fields: tuple[Field, ...]  # of POST /v1/audio/speech
+    body_model: type[SpeechBody]  # of POST /v1/audio/speech
     encoders: ThreadPoolExecutor  # encoding is kept off the event loop
     created: int = field(default_factory=lambda: int(time.time()))
     engine_ended: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,8 +1,8 @@
 """WebSocket /v1/audio/speech/stream: text in parts, as a language model writes it; audio out as it is made.
 
 The client sends JSON messages:
-    {"type": "config", ...}          how to speak: the fields of POST /v1/audio/speech but for model and input;
-                                     pcm and the voice alloy by default; holds from the next turn on
+    {"type": "config", ...}          how to speak: the fields of POST /v1/audio/speech but for model, input and
+                                     stream_format; pcm and the voice alloy by default; holds from the next turn on
     {"type": "text", "text": "..."}  more text, cut anywhere; each sentence is spoken as soon as it is whole
     {"type": "flush"}                the turn's text is complete: speak what is left. So it is when no text has come
                                      for --stall-timeout seconds, or for one when the server is shutting down. A turn
@@ -44,14 +44,12 @@ from .access import SUBPROTOCOL
 from .api_errors import ApiError, invalid, translate
 from .audio_stream import encoded
 from .request_log import Record
-from .request_schema import SpeechRequest, check, speech_request
+from .request_schema import ConfigMessage, SpeechRequest, check, speech_request
 from .speech_route import usage_body
 from .state import REQUEST_ID, SERVER, Server
 from .synthesis import Synthesis
 from .timing import Stalled, let_go, patiently
 
-_DEFAULTS = {"voice": "alloy", "response_format": "pcm"}
-_NOT_TAKEN = ("model", "input", "stream_format")  # of the fields of POST /v1/audio/speech
 _HEARTBEAT = 30.0  # seconds between pings
 _DRAIN_PATIENCE = 1.0  # seconds that text may take to go on while the server is shutting down
 _POLL = 0.25  # seconds between looks at whether text has stopped coming
@@ -123,7 +121,6 @@ class _Session:
         self._socket = socket
         self._request = request
         self._count = 0
-        self._fields = tuple(field for field in server.fields if field.name not in _NOT_TAKEN)
         self._request_options = self._parsed({})
         self._turn: _Turn | None = None  # the one that the next text belongs to, if it has not ended
         self._turns: list[_Turn] = []  # the one that is being spoken, and those that wait
@@ -148,8 +145,7 @@ class _Session:
             raise invalid("type must be one of config, text, flush, cancel", "type")
 
     def _parsed(self, given: dict[str, Any]) -> SpeechRequest:
-        values = _DEFAULTS | check(given, self._fields)
-        return speech_request(values, self._server.voices, self._server.settings.history)
+        return speech_request(check(given, ConfigMessage), self._server.voices, self._server.settings.history)
 
     async def complain(self, error: ApiError, turn: _Turn | None = None) -> None:
         """Tells the client what was wrong, and which turn it ended. Raises ConnectionError."""
