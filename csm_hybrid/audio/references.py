@@ -1,7 +1,7 @@
-"""Reference voices: what a voice has said, recorded and written down, as context by which CSM keeps that voice.
+"""Reference voices: a recording and its transcript, as context by which CSM keeps a voice.
 
-A voice is a recording with its transcript beside it: ``anna.wav`` and ``anna.txt``. The codec's codes of the one and
-the text of the other make a Segment (SesameAILabs/csm, ``run_csm.py``: ``prepare_prompt``).
+A voice is a recording with its transcript beside it: ``anna.wav`` and ``anna.txt``. The codes of the one and the text
+of the other make a Segment (SesameAILabs/csm, ``run_csm.py``: ``prepare_prompt``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Recording = str | Path | Samples
 # Recordings by their names' endings; libsndfile looks at the content and reads a few kinds more.
 RECORDINGS = (".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
 _SILENT = 1e-3  # a peak below it (-60 dB) is no speech
-_TOO_LOUD = 8.0  # a peak above it comes of samples that are not in -1..1; loud recordings go a little beyond 1
+_TOO_LOUD = 8.0  # a peak above it means samples that are not scaled to -1..1; loud recordings go a little beyond 1
 _RATES = (1000, 1_000_000)  # samples a second
 
 
@@ -43,7 +43,7 @@ class EncodingModel(PromptModel, Protocol):
 def find_voices(folder: Path) -> dict[str, Path]:
     """The recordings of a folder by their voices' names, sorted; each must have its transcript beside it.
 
-    Names are in Unicode's form NFC: macOS takes letters and accents apart, clients do not.
+    Names are in Unicode's form NFC: macOS stores letters and accents apart, clients send them together.
     Hidden files, folders and other kinds of files do not count. Raises InputError for a folder that cannot be read
     or holds no voice, a recording without a transcript or two of one name, a transcript whose recording is of a
     kind that is not read.
@@ -73,7 +73,11 @@ def find_voices(folder: Path) -> dict[str, Path]:
 def segment_of(
     model: EncodingModel, audio: Recording, text: str | None, *, rate: int | None, speaker: int
 ) -> Segment:
-    """A recording and what it says, as a Segment; see :meth:`csm_hybrid.Model.segment`."""
+    """A recording and what it says, as a Segment of codes (F, codebooks) int32.
+
+    ``audio`` is a file, or samples (N,) or (N, channels), floating in -1..1, at ``rate`` Hz. ``text`` None reads the
+    transcript beside the file. Raises InputError for a recording or a transcript that cannot be used.
+    """
     path = Path(audio) if isinstance(audio, str | Path) else None
     name = "the recording" if path is None else str(path)
     if (rate is None) != (path is not None):

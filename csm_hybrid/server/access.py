@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from .api_errors import ApiError
 
-# What clients look at before they have a key, or without ever sending one (Open WebUI lists models and voices so).
+# What clients ask for before they have a key, or without ever sending one (Open WebUI lists models and voices so).
 OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", "/v1/audio/models", "/v1/audio/voices"})
 _ALLOWED_METHODS = "GET, POST, OPTIONS"
 _ALLOWED_HEADERS = "Authorization, Content-Type, X-Request-Id"  # of a page that does not say what it will send
@@ -24,8 +24,8 @@ _NAMES = re.compile(r"[\w!#$%&'*+.^`|~-]+(?:[ \t]*,[ \t]*[\w!#$%&'*+.^`|~-]+)*",
 _PREFLIGHT_SECONDS = "600"
 
 
-# A browser's WebSocket can set no header but the list of subprotocols: OpenAI's clients offer this one to be spoken,
-# and beside it one that is the key with a name before it.
+# A browser's WebSocket can set no header but the list of subprotocols: OpenAI's clients offer this one, and beside it
+# the key with a prefix.
 SUBPROTOCOL = "realtime"
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
 
@@ -120,7 +120,7 @@ class CrossOrigin:
     def middleware(self) -> Middleware:
         """Answers preflight requests, and keeps pages of other origins from opening a WebSocket.
 
-        A browser would not keep them: WebSockets know no cross-origin rules of their own.
+        A browser would let them: its cross-origin rules do not cover WebSockets.
         """
 
         @web.middleware

@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from ..errors import EngineError, OutputError
-from . import info_routes as catalogue
+from . import info_routes
 from .access import CrossOrigin, authentication
 from .api_errors import error_middleware
 from .metrics import Metrics
@@ -54,20 +54,20 @@ def create_app(model: SpeechModel, settings: Settings) -> web.Application:
     )
     app.on_response_prepare.append(cross_origin.on_prepare)
     app.on_response_prepare.append(_add_id)
-    app.on_shutdown.append(_break_off)
+    app.on_shutdown.append(_close_sockets)
     app.cleanup_ctx.append(_run(model, voices, settings))
     app.add_routes(
         [
             web.post("/v1/audio/speech", create_speech),
             web.get("/v1/audio/speech/stream", stream_speech),
-            web.get("/v1/models", catalogue.list_models),
-            web.get("/v1/models/{model:.+}", catalogue.get_model),
-            web.get("/v1/audio/models", catalogue.list_audio_models),
-            web.get("/v1/audio/voices", catalogue.list_voices),
-            web.get("/health", catalogue.health),
-            web.get("/ready", catalogue.readiness),
-            web.get("/metrics", catalogue.metrics),
-            web.get("/openapi.json", catalogue.openapi),
+            web.get("/v1/models", info_routes.list_models),
+            web.get("/v1/models/{model:.+}", info_routes.get_model),
+            web.get("/v1/audio/models", info_routes.list_audio_models),
+            web.get("/v1/audio/voices", info_routes.list_voices),
+            web.get("/health", info_routes.health),
+            web.get("/ready", info_routes.readiness),
+            web.get("/metrics", info_routes.metrics),
+            web.get("/openapi.json", info_routes.openapi),
         ]
     )
     return app
@@ -107,21 +107,21 @@ async def _add_id(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
-    """What runs the application: a handler ends as soon as its client has left."""
+    """A runner for the application, in which a handler is cancelled as soon as its client has left."""
     server_log = logging.getLogger("csm_hybrid.server.http")
     server_log.addFilter(_quieten)
-    # It warns of subprotocols that nobody knows, by their names: one of them is a key.
+    # It warns of unknown subprotocols by their names, one of which is a key.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, logger=server_log)
 
 
 def _quieten(record: logging.LogRecord) -> bool:
-    """aiohttp tells an error, with a traceback, of everything on the wire that is not HTTP: a line will do."""
+    """aiohttp logs whatever is not HTTP on the wire as an error with a traceback: one line will do."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.msg, record.args = "refused", ()
-        # Without the line in question, which may hold a key.
+        # Without the offending line, which may hold a key.
         what = " ".join(_QUOTED_LINE.sub("", error.message).split())
         record.fields = {"status": error.code, "error": what[:200]}
         record.exc_info = None
@@ -174,8 +174,8 @@ async def _until_stopped(server: Server) -> None:
         task.cancel()
 
 
-async def _break_off(app: web.Application) -> None:
-    """Says goodbye on all WebSockets, at once and for a second at most: a client may be gone without a word."""
+async def _close_sockets(app: web.Application) -> None:
+    """Closes all WebSockets at the same time, within a second: a client may have vanished."""
     server = app[SERVER]
     server.draining = server.ending = True
 

@@ -1,4 +1,4 @@
-"""Samples on their way out: encoded without a break, off the event loop, and accounted for."""
+"""Samples on their way to a client: one continuous encoding, made off the event loop and counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .state import Server
 async def encoded(
     server: Server, samples: AsyncIterator[NDArray[np.int16]], request: SpeechRequest, record: Record
 ) -> AsyncGenerator[bytes]:
-    """The bytes of a whole speech in the format that was asked for, none of them empty, as they can be sent.
+    """The bytes of a whole speech, from chunks (n,) int16, in the format that was asked for; no chunk is empty.
 
     A speech without any sound becomes one frame of silence, so that every format stays one that can be played.
     """
@@ -41,7 +41,7 @@ async def encoded(
 
 
 async def _gathered(samples: AsyncIterator[NDArray[np.int16]], first: int) -> AsyncGenerator[NDArray[np.int16]]:
-    """The chunks as they come, but for the first, which holds at least ``first`` samples."""
+    """Chunks (n,) as they come, except that the first holds at least ``first`` samples."""
     held: list[NDArray[np.int16]] = []
     begun = False
     async for chunk in samples:

@@ -1,4 +1,4 @@
-"""The small routes: models, voices, health, readiness, metrics, the OpenAPI document."""
+"""Routes that inform: models, voices, health, readiness, metrics, the OpenAPI document."""
 
 from __future__ import annotations
 

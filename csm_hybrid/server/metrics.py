@@ -30,7 +30,7 @@ class _EngineCollector:
 
 
 class Metrics:
-    """All that is counted."""
+    """Counters, histograms and the engine's gauges."""
 
     def __init__(self, runner: Runner) -> None:
         self.registry = CollectorRegistry()

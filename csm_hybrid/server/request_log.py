@@ -1,4 +1,4 @@
-"""What becomes of each speech request: one line in the log, and the metrics."""
+"""The outcome of each speech request: one line in the log, and the metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BROKEN_OFF = frozenset({"client_left", "stalled", "request_timeout", "engine_err
 class Record:
     """One speech on its way."""
 
-    id: str  # as the client chose it, so not always its own
+    id: str  # a client may choose it, so it need not be unique
     voice: str = ""
     format: str = ""
     characters: int = 0  # of the request
@@ -38,10 +38,10 @@ class Record:
     begin: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first audio was handed on
     last: float | None = None  # when the last was
-    _dry_at: float = 0.0  # when one who plays it as it comes has heard all that was sent
+    _dry_at: float = 0.0  # when a client that plays the audio as it comes has none left
 
     def sent(self, seconds: float) -> None:
-        """Notes that so many more seconds of audio have been made and handed on."""
+        """Notes that another ``seconds`` of audio have been made and handed on."""
         now = time.monotonic()
         if self.first is None:
             self.first = self._dry_at = now
@@ -81,13 +81,13 @@ class Record:
 
 
 class RequestLog:
-    """Closes records: counts them and writes their line."""
+    """Counts finished records and writes their lines."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def close(self, record: Record) -> None:
-        """Writes what became of a request. Its outcome: ok, empty, or an error's code."""
+        """Counts a request and writes its line. Its outcome is ok, empty, or an error's code."""
         metrics = self._metrics
         metrics.requests.labels(record.outcome).inc()
         if record.outcome in REFUSED:
@@ -126,4 +126,4 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)  # in ASCII, which goes into any stream, as half a character does, too
+        return json.dumps(line)  # ASCII, which any stream can take; an unpaired surrogate is escaped

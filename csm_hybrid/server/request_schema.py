@@ -29,7 +29,7 @@ LONGEST_MS = 3_600_000
 _MAX_TOP_K = 1_000_000
 _MAX_BUFFER_FRAMES = 1000
 
-Model = TypeVar("Model", bound=BaseModel)
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class SpeechRequest:
     sse: bool = False
 
 
-def parse(body: bytes, model: type[Model]) -> Model:
+def parse(body: bytes, model: type[Fields]) -> Fields:
     """The JSON object in ``body``, checked against a model; null stands for a field left out.
 
     Raises ApiError with the field's name as ``param``.
@@ -218,7 +218,7 @@ def parse(body: bytes, model: type[Model]) -> Model:
     return check(data, model)
 
 
-def check(data: dict[str, Any], model: type[Model]) -> Model:
+def check(data: dict[str, Any], model: type[Fields]) -> Fields:
     """Checks an object against a model; see ``parse``."""
     for name in data:
         if name not in model.model_fields:

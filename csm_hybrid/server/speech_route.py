@@ -107,13 +107,13 @@ class _Reply:
             {
                 "Content-Type": "text/event-stream" if how.sse else STREAMS[how.response_format].media_type,
                 "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",  # or nginx would collect it
+                "X-Accel-Buffering": "no",  # or nginx would buffer it
             }
         )
         await self.response.prepare(self._request)
 
     async def send(self, data: bytes) -> None:
-        """Sends audio. Raises ConnectionError when the reader has gone, Stalled when he takes nothing."""
+        """Sends audio. Raises ConnectionError when the client has gone, Stalled when it takes nothing."""
         if self._sse:
             await self._event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
         else:
@@ -125,8 +125,8 @@ class _Reply:
         await self._patiently(self.response.write_eof())
 
     async def break_off(self, error: ApiError) -> None:
-        """Ends a reply in the middle. The status has long been sent: the connection is cut, so that nobody takes
-        the part for the whole; server-sent events first say why.
+        """Ends a reply in the middle. The status has long been sent, so the connection is cut: nobody is to take the
+        part for the whole. Server-sent events first say why.
         """
         if self._sse:
             with contextlib.suppress(ConnectionError):

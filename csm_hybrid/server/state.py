@@ -33,7 +33,7 @@ class Server:
     created: int = field(default_factory=lambda: int(time.time()))
     engine_ended: asyncio.Event = field(default_factory=asyncio.Event)
     draining: bool = False
-    ending: bool = False  # what still runs is being broken off
+    ending: bool = False  # what still runs is being cut off
     open: set[Record] = field(default_factory=set)  # the speeches under way
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
 

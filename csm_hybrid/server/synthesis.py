@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..engine.runner import Admission, Runner
     from ..options import Segment, SpeechOptions
 
-# Most frames handed on at once: two seconds with CSM-1B.
-_MOST_FRAMES = 25
+# Frames handed on at once, at most: two seconds with CSM-1B.
+_MAX_FRAMES = 25
 
 
 class SpeechModel(PromptModel, Protocol):
@@ -38,7 +38,7 @@ class SpeechModel(PromptModel, Protocol):
         """Samples per second."""
 
     def segment(self, audio: Path, text: str | None = None, *, speaker: int = 0) -> Segment:
-        """What a voice has said, from a recording and the transcript beside it."""
+        """A recording and the transcript beside it as context. Raises InputError."""
 
     def close(self) -> None:
         """Frees the model's memory."""
@@ -72,7 +72,7 @@ class Synthesis:
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the event loop has closed: nobody listens any more
+            with contextlib.suppress(RuntimeError):  # the event loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(news.set)
 
         task = SpeechTask(
@@ -83,7 +83,7 @@ class Synthesis:
                 news.clear()
                 if task.due:
                     await asyncio.to_thread(task.advance)
-                samples = task.take(_MOST_FRAMES)
+                samples = task.take(_MAX_FRAMES)
                 if samples is not None:
                     yield to_int16(samples)
                 elif task.done:

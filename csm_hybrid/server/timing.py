@@ -16,7 +16,7 @@ __all__ = ["Stalled", "let_go", "patiently", "timeout"]
 
 
 class Stalled(ConnectionError):
-    """The reader has taken nothing for too long."""
+    """The client has taken nothing for too long."""
 
 
 async def patiently(writing: Coroutine[Any, Any, None], seconds: float) -> None:
@@ -34,12 +34,12 @@ async def patiently(writing: Coroutine[Any, Any, None], seconds: float) -> None:
 
 
 def _note(task: asyncio.Future[None]) -> None:
-    """Takes the error of a write that nobody awaits any more, of which asyncio would complain."""
+    """Retrieves the error of a write that nobody awaits any more; otherwise asyncio would log it."""
     _ = task.cancelled() or task.exception()
 
 
 def let_go(transport: asyncio.Transport | None, seconds: float) -> None:
-    """Closes a connection when what was sent has been read, but no later than in so many seconds."""
+    """Closes a connection once what was sent has been read, or after ``seconds`` at the latest."""
     if transport is not None:
         transport.close()
         if transport.get_write_buffer_size():

@@ -1,9 +1,8 @@
 """The voices that requests may name: OpenAI's names, and those of the recordings that the operator gives.
 
-CSM tells speakers apart by number, and was trained on talks of two: 0 and 1. OpenAI's names take these two in turn,
-in the order in which OpenAI lists them; a plain number is that speaker. A speaker has another voice at every request.
-A reference voice, which has a recording as its context, stays the same; it may take the place of one of OpenAI's
-names.
+CSM tells speakers apart by number, and was trained on conversations of two: 0 and 1. OpenAI's names take these two in
+turn, in the order in which OpenAI lists them; a plain number is that speaker. A speaker sounds different at every
+request; a voice with a recording as its context stays the same, and may take one of OpenAI's names.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ OPENAI_VOICES = (
 _SPEAKERS = {name: i % 2 for i, name in enumerate(OPENAI_VOICES)}
 HIGHEST_SPEAKER = 9999
 NUMBER = r"^[0-9]{1,4}$"  # what a speaker's number looks like
-_NAME = re.compile(r"\w([\w .-]*\w)?")  # but for accents and vowel signs
+_NAME = re.compile(r"\w([\w .-]*\w)?")  # accents and vowel signs aside
 _LONGEST_NAME = 64
-# Who speaks in a recording, and after it: any number would do, as long as it is the same one.
+# The speaker of a recording and of what follows it: any number will do, as long as both have the same.
 _REFERENCE_SPEAKER = 0
 
 
@@ -67,7 +66,7 @@ class Voices:
         return (*self._references, *(name for name in OPENAI_VOICES if name not in self._references))
 
     def find(self, name: str, speaker: int | None = None) -> tuple[int, Sequence[Segment]]:
-        """A voice's speaker, or ``speaker`` in his place, and its context. Raises ApiError for an unknown name."""
+        """A voice's speaker, or ``speaker`` in its place, and its context. Raises ApiError for an unknown name."""
         name = unicodedata.normalize("NFC", name)
         if (segment := self._references.get(name)) is not None:
             number = segment.speaker if speaker is None else speaker
@@ -82,7 +81,7 @@ class Voices:
 
 
 def load_voices(model: SpeechModel, folder: Path) -> Voices:
-    """The voices of a folder (see ``csm_hybrid.audio.references``), encoded and taken in by the backbone now.
+    """The voices of a folder (see ``csm_hybrid.audio.references``), encoded, and their keys and values computed, now.
 
     Raises InputError for the first bad one.
     """
@@ -98,7 +97,7 @@ def load_voices(model: SpeechModel, folder: Path) -> Voices:
         segment = model.segment(path, speaker=_REFERENCE_SPEAKER)
         references[name] = segment
         if kept is not None:
-            _take_in(model, segment)
+            _warm_up(model, segment)
         fields = {
             "voice": name,
             "seconds": round(len(segment.codes) / model.config.frame_rate, 2),
@@ -116,14 +115,14 @@ def load_voices(model: SpeechModel, folder: Path) -> Voices:
 
 
 def _is_name(name: str) -> bool:
-    """Whether a voice may have a name. What stands on or beside a letter counts as a part of it."""
+    """Whether a voice may have a name. Accents and vowel signs count as part of their letter."""
     letters = "".join(c for c in name if not unicodedata.category(c).startswith("M"))
     plain = _NAME.fullmatch(letters) and letters[0] == name[0]
     return bool(plain) and len(name) <= _LONGEST_NAME and not re.fullmatch(NUMBER, name)
 
 
-def _take_in(model: SpeechModel, segment: Segment) -> None:
-    """Speaks a frame with a voice, so that even its first request finds what it leads to in the engine's memory."""
+def _warm_up(model: SpeechModel, segment: Segment) -> None:
+    """Speaks a frame with a voice, so that even its first request finds its keys and values in the prefix cache."""
     frame = 1 / model.config.frame_rate
     options = SpeechOptions(speaker=segment.speaker, context=[segment], max_seconds=frame)
     done = threading.Event()

@@ -7,7 +7,7 @@ The client sends JSON messages:
     {"type": "flush"}                the turn's text is complete: speak what is left. So it is when no text has come
                                      for --stall-timeout seconds, or for one when the server is shutting down. A turn
                                      without any text is done without audio
-    {"type": "cancel"}               be silent: what is being spoken and what waits is dropped
+    {"type": "cancel"}               stop: what is being spoken and what waits is dropped
 The server sends the audio of a turn as binary messages, one continuous encoding a turn, and JSON messages:
     {"type": "started", "turn", "format", "sample_rate"}    a turn's first audio follows
     {"type": "done", "turn", "usage", "audio_seconds"}      the turn has been spoken to its end, or to its longest
@@ -16,7 +16,7 @@ The server sends the audio of a turn as binary messages, one continuous encoding
     {"type": "error", "error": {...}, "turn"}               what was wrong; the connection stays open. It ended the
                                                             turn that it names; without one, a message was not taken
 Turns are counted from 1; one begins with the first text, or the flush, after the end of the one before it or its
-flush. A done that crosses a cancel on its way thus is not taken for that of the next turn.
+flush. So a done that crosses a cancel on its way is not mistaken for that of the next turn.
 
 Where the server asks for a key, a client sends it as everywhere: Authorization: Bearer KEY. A browser cannot; it
 offers two subprotocols, as OpenAI's realtime clients do:
@@ -52,14 +52,14 @@ from .timing import Stalled, let_go, patiently
 
 _HEARTBEAT = 30.0  # seconds between pings
 _DRAIN_PATIENCE = 1.0  # seconds that text may take to go on while the server is shutting down
-_POLL = 0.25  # seconds between looks at whether text has stopped coming
+_POLL = 0.25  # seconds between checks whether text has stopped coming
 # Text that has been sent and not yet been spoken may be as long as this many requests.
-_MOST_PENDING = 4
-_MOST_TURNS = 256  # that wait or are being spoken
+_MAX_PENDING_REQUESTS = 4
+_MAX_TURNS = 256  # that wait or are being spoken
 
 
 async def stream_speech(request: web.Request) -> web.WebSocketResponse:
-    """Serves one connection; it has one turn at a time."""
+    """Serves one connection, whose turns are spoken one after the other."""
     server = request.app[SERVER]
     socket = web.WebSocketResponse(
         heartbeat=_HEARTBEAT, max_msg_size=server.settings.max_body_bytes, protocols=[SUBPROTOCOL]
@@ -128,7 +128,7 @@ class _Session:
         self._end: str | None = None  # what ended the connection, as an outcome
 
     async def take(self, text: str) -> None:
-        """Does what a message says. Raises ApiError."""
+        """Handles a message. Raises ApiError for what is wrong with it."""
         message = _parse(text)
         kind = message.pop("type", None)
         if kind == "config":
@@ -139,7 +139,7 @@ class _Session:
             turn, self._turn = self._turn, None
             (turn or self._begin()).text.finish()
         elif kind == "cancel":
-            await self._silence()
+            await self._drop_turns()
             await self._send({"type": "cancelled", "turn": self._count})
         else:
             raise invalid("type must be one of config, text, flush, cancel", "type")
@@ -154,10 +154,10 @@ class _Session:
     async def stop(self) -> None:
         """Ends everything: the connection is over."""
         self._end = self._end or ("interrupted" if self._server.ending else "client_left")
-        await self._silence()
+        await self._drop_turns()
 
-    async def _silence(self) -> None:
-        """Drops what is being spoken and what waits."""
+    async def _drop_turns(self) -> None:
+        """Drops the turn that is being spoken and those that wait."""
         task, self._task, self._turn, self._turns = self._task, None, None, []
         if task is not None:
             task.cancel()
@@ -166,7 +166,7 @@ class _Session:
     def _add(self, text: Any) -> None:
         if not isinstance(text, str):
             raise invalid("text must be a string", "text", "invalid_type")
-        most = _MOST_PENDING * self._server.settings.max_input_chars
+        most = _MAX_PENDING_REQUESTS * self._server.settings.max_input_chars
         if sum(turn.text.waiting_characters for turn in self._turns) + len(text) > most:
             raise invalid(f"more than {most} characters wait to be spoken", "text", "string_above_max_length")
         if text and (self._turn is None or self._turn.text.complete):
@@ -176,8 +176,8 @@ class _Session:
 
     def _begin(self) -> _Turn:
         """A new turn, to be spoken after those that wait."""
-        if len(self._turns) >= _MOST_TURNS:
-            raise invalid(f"{_MOST_TURNS} turns wait to be spoken: send more when one is done", code="too_many_turns")
+        if len(self._turns) >= _MAX_TURNS:
+            raise invalid(f"{_MAX_TURNS} turns wait to be spoken: send more when one is done", code="too_many_turns")
         self._count += 1
         request = self._request_options
         record = Record(f"{self._request[REQUEST_ID]}.{self._count}", request.voice, request.response_format)
@@ -242,8 +242,7 @@ class _Session:
         return speech.usage
 
     async def _finish_when_idle(self, turn: _Turn) -> None:
-        """Brings a turn whose text has stopped coming to its end: it would hold its place, and the server's shutdown,
-        for ever."""
+        """Completes a turn whose text has stopped coming, which would hold its slot, and the shutdown, for ever."""
         while not turn.text.complete:
             await asyncio.sleep(_POLL)
             patience = _DRAIN_PATIENCE if self._server.draining else self._server.settings.stall_timeout
@@ -259,7 +258,7 @@ class _Session:
             await patiently(writing, self._server.settings.stall_timeout)
         except Stalled:
             self._end = "stalled"
-            # A goodbye would have to wait, too.
+            # A close frame would have to wait as well.
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise
