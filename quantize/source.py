@@ -80,7 +80,10 @@ def open_checkpoint(
     weights = Weights(tensors, flavour)
     found = faults(config) or flavours.problems(weights, config)
     if found:
-        raise ModelInvalid(f"{source} does not fit its configuration: {'; '.join(found)}")
+        raise ModelInvalid(
+            f"{source} does not fit its configuration: {'; '.join(found)}; correct its config.json, or take another "
+            "checkpoint if it says what the weights are"
+        )
     _check_vocabulary(tokenizer_json, config)
     untied = weights.untied_embeddings()
     if untied:

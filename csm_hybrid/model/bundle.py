@@ -122,7 +122,7 @@ def _map(path: Path) -> NDArray[np.uint8]:
 
 
 class _Check:
-    """One pass over a parsed header that collects every problem before it speaks."""
+    """One pass over a parsed header that collects every problem before it raises."""
 
     def __init__(self, path: Path, data: NDArray[np.uint8], header: GgufHeader) -> None:
         self.path = path
@@ -178,7 +178,9 @@ class _Check:
     def _error(self) -> ModelInvalid:
         listed = "; ".join(self.problems[:MAX_LISTED])
         more = len(self.problems) - MAX_LISTED
-        return ModelInvalid(f"{self.path} cannot be used: {listed}" + (f"; and {more} more" if more > 0 else ""))
+        if more > 0:
+            listed += f"; and {more} more"
+        return ModelInvalid(f"{self.path} cannot be used: {listed}; download it or convert its checkpoint again")
 
     def _tensors(
         self, header: GgufHeader, base: int, specs: Iterable[TensorSpec], where: str
@@ -240,7 +242,7 @@ def _type_name(kind: int) -> str:
 
 
 def _without_outer_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape as a GGUF keeps it: outer extents of 1 are not told from absent ones."""
+    """A shape as a GGUF keeps it: which does not tell outer extents of 1 from absent ones."""
     while len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     return shape

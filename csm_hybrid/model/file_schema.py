@@ -50,16 +50,21 @@ CODEC_TYPES = frozenset({GGMLType.F32, GGMLType.F16})
 
 @dataclass(frozen=True)
 class Key:
-    """A GGUF key: its name under the section's prefix, the field it fills, its type and its limits."""
+    """A GGUF key: its name under the section's prefix, the field it fills, its type and its limits.
+
+    The limits are those of the engine (``csrc/``, which states them too): conversion and opening refuse what it
+    would. They are generous, but keep products of sizes inside an int, and a hostile file from asking for terabytes.
+    """
 
     name: str
     field: str
     kind: str  # "u32", "f64", "str" or "u32[]"
     low: float = 1
     high: float = 1 << 20
-    optional: bool = False
 
 
+LEAST_FLOAT = 2.0**-149
+"""The least float32 above 0."""
 MODEL_KEYS = (
     Key("codebook_count", "codebooks", "u32", 2, 256),
     Key("audio_vocab_size", "audio_vocab", "u32"),
@@ -70,10 +75,10 @@ MODEL_KEYS = (
     Key("prompt_template", "prompt_template", "str"),
 )
 SAMPLING_KEYS = (
-    Key("temperature", "temperature", "f64", 0, 100, optional=True),
-    Key("top_k", "top_k", "u32", 1, optional=True),
-    Key("depth_temperature", "depth_temperature", "f64", 0, 100, optional=True),
-    Key("depth_top_k", "depth_top_k", "u32", 1, optional=True),
+    Key("temperature", "temperature", "f64", 0, 100),
+    Key("top_k", "top_k", "u32", 1),
+    Key("depth_temperature", "depth_temperature", "f64", 0, 100),
+    Key("depth_top_k", "depth_top_k", "u32", 1),
 )
 TOWER_KEYS = (
     Key("block_count", "layers", "u32", high=512),
@@ -82,43 +87,47 @@ TOWER_KEYS = (
     Key("attention.head_count_kv", "kv_heads", "u32", high=4096),
     Key("attention.key_length", "head_dim", "u32", 2, 4096),
     Key("feed_forward_length", "ffn", "u32"),
-    Key("attention.layer_norm_rms_epsilon", "norm_eps", "f64", 1e-12, 1),
+    Key("attention.layer_norm_rms_epsilon", "norm_eps", "f64", LEAST_FLOAT, 1),
     Key("rope.freq_base", "rope_theta", "f64", 1, 1e12),
     Key("context_length", "positions", "u32", high=1 << 17),
 )
 ROPE_SCALING_KEYS = (
-    Key("factor", "factor", "f64", 1e-6, 1e6, optional=True),
-    Key("low_freq_factor", "low_freq_factor", "f64", 1e-9, 1e9, optional=True),
-    Key("high_freq_factor", "high_freq_factor", "f64", 1e-9, 1e9, optional=True),
-    Key("original_context_length", "original_context", "f64", 1e-6, 1e12, optional=True),
+    Key("factor", "factor", "f64", 1e-6, 1e6),
+    Key("low_freq_factor", "low_freq_factor", "f64", 1e-9, 1e9),
+    Key("high_freq_factor", "high_freq_factor", "f64", 1e-9, 1e9),
+    Key("original_context_length", "original_context", "f64", 1e-6, 1e12),
 )
+CODEC_WIDEST = 1 << 16
+"""Channels of the codec's widest signal."""
+CODEC_LONGEST = 1 << 20
+"""Samples of a frame, and of a step of the codec's convolutions."""
 MIMI_KEYS = (
     Key("sample_rate", "sample_rate", "u32"),
-    Key("frame_rate", "frame_rate", "f64", 1e-3, 1e6),
-    Key("codebook_count", "codebooks", "u32", 1, 256),
-    Key("semantic_codebook_count", "semantic_codebooks", "u32", 1, 256),
+    Key("frame_rate", "frame_rate", "f64", 1 / CODEC_LONGEST, CODEC_LONGEST),
+    Key("codebook_count", "codebooks", "u32", 2, 256),
+    Key("semantic_codebook_count", "semantic_codebooks", "u32", 1, 255),
     Key("codebook_size", "codebook_size", "u32"),
-    Key("codebook_dim", "codebook_dim", "u32"),
-    Key("width", "width", "u32"),
-    Key("filter_count", "filters", "u32"),
-    Key("ratios", "ratios", "u32[]", 1, 4096),
-    Key("kernel", "kernel", "u32", 1, 1024),
-    Key("residual_kernel", "residual_kernel", "u32", 1, 1024),
-    Key("last_kernel", "last_kernel", "u32", 1, 1024),
-    Key("residual_layer_count", "residual_layers", "u32", 1, 64),
-    Key("dilation_growth", "dilation_growth", "u32", 1, 64),
-    Key("compress", "compress", "u32", 1, 64),
-    Key("block_count", "layers", "u32", 1, 512),
-    Key("attention.head_count", "heads", "u32", 1, 4096),
-    Key("attention.head_count_kv", "kv_heads", "u32", 1, 4096),
+    Key("codebook_dim", "codebook_dim", "u32", 1, CODEC_WIDEST),
+    Key("width", "width", "u32", 1, CODEC_WIDEST),
+    Key("filter_count", "filters", "u32", 1, CODEC_WIDEST),
+    Key("ratios", "ratios", "u32[]", 1, 64),
+    Key("kernel", "kernel", "u32", 1, 255),
+    Key("residual_kernel", "residual_kernel", "u32", 1, 255),
+    Key("last_kernel", "last_kernel", "u32", 1, 255),
+    Key("residual_layer_count", "residual_layers", "u32", 1, 8),
+    Key("dilation_growth", "dilation_growth", "u32", 1, 8),
+    Key("compress", "compress", "u32", 1, CODEC_WIDEST),
+    Key("block_count", "layers", "u32", 1, 256),
+    Key("attention.head_count", "heads", "u32", 1, 1024),
+    Key("attention.head_count_kv", "kv_heads", "u32", 1, 1024),
     Key("attention.key_length", "head_dim", "u32", 2, 4096),
-    Key("feed_forward_length", "ffn", "u32"),
-    Key("attention.context_length", "context", "u32"),
+    Key("feed_forward_length", "ffn", "u32", 1, CODEC_WIDEST),
+    Key("attention.context_length", "context", "u32", 1, CODEC_WIDEST),
     Key("rope.freq_base", "rope_theta", "f64", 1, 1e12),
-    Key("attention.layer_norm_epsilon", "norm_eps", "f64", 1e-12, 1),
-    Key("upsample_groups", "upsample_groups", "u32"),
+    Key("attention.layer_norm_epsilon", "norm_eps", "f64", LEAST_FLOAT, 1),
+    Key("upsample_groups", "upsample_groups", "u32", 1, CODEC_WIDEST),
 )
-MAX_RATIOS = 16
+MAX_RATIOS = 8
 
 MODEL_PREFIX = "csm."
 SAMPLING_PREFIX = "csm.sampling."

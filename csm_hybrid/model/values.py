@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,8 @@ def _problem(value: Any, key: Key) -> str | None:
     if any(isinstance(item, bool) or not isinstance(item, allowed) for item in items):
         return "it must be a number" if key.kind == "f64" else "it must be an integer"
     if not all(key.low <= item <= key.high for item in items):
-        return f"it must lie in {key.low:g} .. {key.high:g}"
+        low, high = (f"{key.low:g}", f"{key.high:g}") if key.kind == "f64" else (key.low, key.high)
+        return f"it must lie in {low} .. {high}"
     return None
 
 
@@ -164,7 +166,18 @@ def _tower_rules(label: str, tower: TowerConfig) -> Rules:
 
 def _codec_rules(codec: MimiConfig) -> Rules:
     yield (
-        codec.sample_rate % (codec.hop * codec.frame_rate) == 0,
+        1 <= codec.frame_samples <= schema.CODEC_LONGEST,
+        f"a frame of the codec is {codec.frame_samples} samples ({codec.sample_rate} Hz, {codec.frame_rate:g} frames "
+        f"a second): it must be 1 .. {schema.CODEC_LONGEST}",
+    )
+    yield (
+        codec.hop <= schema.CODEC_LONGEST,
+        f"the codec's ratios multiply to {codec.hop} samples a step: at most {schema.CODEC_LONGEST} are possible",
+    )
+    yield (
+        # Not exactly: no float holds the frame rate of 182 samples at 24000 Hz.
+        math.isclose(codec.frame_samples * codec.frame_rate, codec.sample_rate, rel_tol=1e-9)
+        and codec.frame_samples % codec.hop == 0,
         f"a frame at {codec.frame_rate:g} Hz is no whole number of steps of {codec.hop} samples "
         f"at {codec.sample_rate} Hz",
     )
@@ -184,4 +197,10 @@ def _codec_rules(codec: MimiConfig) -> Rules:
     yield (
         codec.filters % codec.compress == 0,
         f"the codec's {codec.filters} filters do not divide by its compression {codec.compress}",
+    )
+    widest = codec.filters << len(codec.ratios)
+    yield (
+        widest <= schema.CODEC_WIDEST,
+        f"the codec's {codec.filters} filters, doubled at each of {len(codec.ratios)} ratios, are {widest} channels: "
+        f"at most {schema.CODEC_WIDEST} are possible",
     )
