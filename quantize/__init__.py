@@ -1,4 +1,4 @@
-"""Checkpoint to GGUF: reads either flavour of CSM and writes the single-file model.
+"""Checkpoint to GGUF: reads every layout of CSM and writes the single-file model.
 
-The package is ``csm_hybrid.quantize``; ``csm_hybrid/quantize`` is a link to this folder.
+The build installs this folder as the package ``csm_hybrid.quantize``.
 """

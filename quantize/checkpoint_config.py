@@ -1,8 +1,8 @@
 """A checkpoint's configuration files as a :class:`~csm_hybrid.model.config.ModelConfig`.
 
-Two kinds of ``config.json`` are out there, each with either flavour of weights: transformers' (sizes
-spelled out, ``depth_decoder_config`` and ``codec_config`` inside) and the original's, which names a flavour
-per tower. Without one, the towers' widths must be those of a named flavour.
+Two kinds of ``config.json`` are out there, each with either layout of weights: transformers' (sizes
+spelled out, ``depth_decoder_config`` and ``codec_config`` inside) and the original's, which names each tower's
+sizes (``backbone_flavor``). Without one, the towers' widths must be those of a named tower.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def model_config(
 ) -> ModelConfig:
     """The whole configuration.
 
-    ``config`` is ``config.json`` (None: by flavour), ``generation`` is ``generation_config.json``;
-    ``special_ids`` begin and end a text segment.
+    ``config`` is ``config.json`` (None: the towers are known by their widths), ``generation`` is
+    ``generation_config.json``; ``special_ids`` begin and end a text segment.
 
     Raises ModelInvalid for settings that this engine does not know.
     """
@@ -107,8 +107,8 @@ def model_config(
         backbone = tower(settings, "the backbone")
         decoder = tower(settings["depth_decoder_config"], "the depth decoder")
     else:
-        backbone = _flavour(settings, "backbone", sizes.backbone_width, sizes.backbone_layers)
-        decoder = _flavour(settings, "decoder", sizes.decoder_width, sizes.decoder_layers)
+        backbone = _named_tower(settings, "backbone", sizes.backbone_width, sizes.backbone_layers)
+        decoder = _named_tower(settings, "decoder", sizes.decoder_width, sizes.decoder_layers)
     codebooks = int(settings.get("audio_num_codebooks") or settings.get("num_codebooks") or 0)
     codebooks = codebooks or sizes.audio_rows // sizes.audio_vocab
     end_code = settings.get("codebook_eos_token_id", 0)
@@ -116,7 +116,7 @@ def model_config(
     return ModelConfig(
         name="",
         backbone=backbone,
-        # A frame restarts the decoder's positions, so it never sees more than these; the flavours' own
+        # A frame restarts the decoder's positions, so it never sees more than these; the layouts' own
         # figures (33 and 2048) say nothing else.
         decoder=replace(decoder, positions=codebooks + 1),
         codebooks=codebooks,
@@ -173,7 +173,7 @@ def _rope(settings: Mapping[str, Any], label: str) -> tuple[float, RopeScaling |
     return theta, scaling.normalised()
 
 
-def _flavour(settings: Mapping[str, Any], which: str, width: int, layers: int) -> TowerConfig:
+def _named_tower(settings: Mapping[str, Any], which: str, width: int, layers: int) -> TowerConfig:
     name = settings.get(f"{which}_flavor")
     if name is not None and name not in NAMED_TOWERS:
         raise ModelInvalid(f"config.json names {which}_flavor {name!r}; known are {', '.join(NAMED_TOWERS)}")
@@ -181,7 +181,7 @@ def _flavour(settings: Mapping[str, Any], which: str, width: int, layers: int) -
         if known == name or (name is None and (sizes.width, sizes.layers) == (width, layers)):
             return sizes
     raise ModelInvalid(
-        f"the {which} has width {width} and {layers} layers, no known flavour ({', '.join(NAMED_TOWERS)}): "
+        f"the {which} has width {width} and {layers} layers, which is no known tower ({', '.join(NAMED_TOWERS)}): "
         "its config.json is needed beside the weights"
     )
 

@@ -25,7 +25,7 @@ from .write import Entry, file_entry, write_bundle
 
 Importance = Mapping[str, Mapping[str, NDArray[np.float32]]]  # embedded GGUF -> tensor -> (columns,)
 
-CHUNK = 16 << 20
+CONVERTED = 16 << 20
 """Values of a table that are converted at a time (64 MB in float32)."""
 
 
@@ -96,22 +96,22 @@ def _tables(checkpoint: Checkpoint, recipe: Recipe) -> list[Entry]:
         if spec.name.startswith(schema.CODEC_PREFIX):
             continue
         kind = recipe.table_type(spec.name, spec.shape[-1])
-        entries.append(Entry(spec.name, kind, spec.shape, _table_pieces(checkpoint, spec.name, kind)))
+        entries.append(Entry(spec.name, kind, spec.shape, _table_chunks(checkpoint, spec.name, kind)))
     return entries
 
 
-def _table_pieces(checkpoint: Checkpoint, name: str, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
-    def pieces() -> Iterator[NDArray[Any]]:
+def _table_chunks(checkpoint: Checkpoint, name: str, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
+    def chunks() -> Iterator[NDArray[Any]]:
         array = checkpoint.weights.table(name)
         # Rows in groups: the heads come as a transposed view, which reshape(-1, columns) would copy whole.
         groups = array.values if array.values.ndim == 3 else array.values[None]
         for group in groups:
-            step = max(1, CHUNK // group.shape[-1])
+            step = max(1, CONVERTED // group.shape[-1])
             for start in range(0, len(group), step):
                 part = replace(array, values=group[start : start + step]).checked()
                 yield quantize_rows(kind, part.float32())
 
-    return pieces
+    return chunks
 
 
 def _codec(checkpoint: Checkpoint, codec_type: GGMLType) -> list[Entry]:
@@ -122,8 +122,8 @@ def _codec(checkpoint: Checkpoint, codec_type: GGMLType) -> list[Entry]:
         values = exact.values.astype(np.float32 if kind == GGMLType.F32 else np.float16, copy=False)
         name = schema.CODEC_PREFIX + spec.name
 
-        def pieces(values: NDArray[Any] = values) -> list[NDArray[Any]]:
+        def chunks(values: NDArray[Any] = values) -> list[NDArray[Any]]:
             return [values]
 
-        entries.append(Entry(name, kind, spec.shape, pieces))
+        entries.append(Entry(name, kind, spec.shape, chunks))
     return entries

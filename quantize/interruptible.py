@@ -1,4 +1,4 @@
-"""Long calls into C that hear Ctrl-C."""
+"""Long calls into C that Ctrl-C can interrupt."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from threading import Event, Thread
 class Interruptible:
     """One call into C, in a thread of its own, that calls back into Python now and then.
 
-    Python hears a Ctrl-C only between its own instructions, so a call on the main thread would hold it off
-    for its whole length. Here the main thread waits and hears it, and the call is parked at its next
+    Python acts on a Ctrl-C only between its own instructions, so a call on the main thread would delay it to
+    the end. Here the main thread waits and is interrupted at once; the call is parked at its next
     :meth:`checkpoint`, for good: C has no way out in the middle. The thread is a daemon that holds nothing
     but memory, and ends with the process.
     """

@@ -1,4 +1,4 @@
-"""The flavours of CSM checkpoints: which tensor is which, and in what order its rows stand.
+"""The layouts of CSM checkpoints: which tensor is which, and in what order its rows stand.
 
 The original (SesameAILabs/csm, torchtune's names) keeps Q and K rows as interleaved pairs, which is what
 llama.cpp wants. transformers keeps them rotate-half: per head, first all first members of the pairs, then all
@@ -24,11 +24,11 @@ Transform = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Flavour:
-    """Where a flavour keeps things; tower tensors by llama.cpp's names."""
+class Layout:
+    """Where a checkpoint keeps things; tower tensors by llama.cpp's names."""
 
     name: str
-    mark: str  # a tensor that only this flavour has
+    mark: str  # a tensor that only this layout has
     tables: Mapping[str, tuple[str, ...]]  # bundle name -> candidates
     towers: Mapping[str, str]  # embedded GGUF -> prefix
     blocks: Mapping[str, str]  # in a block
@@ -37,7 +37,7 @@ class Flavour:
     rotate_half: bool
 
 
-TRANSFORMERS = Flavour(
+TRANSFORMERS = Layout(
     name="transformers",
     mark="embed_text_tokens.weight",
     tables={
@@ -66,7 +66,7 @@ TRANSFORMERS = Flavour(
     rotate_half=True,
 )
 
-ORIGINAL = Flavour(
+ORIGINAL = Layout(
     name="original",
     mark="text_embeddings.weight",
     tables={
@@ -92,7 +92,7 @@ ORIGINAL = Flavour(
     rotate_half=False,
 )
 
-MLX = Flavour(
+MLX = Layout(
     name="mlx-audio",
     mark="model.text_embeddings.weight",
     tables={name: tuple("model." + source for source in found) for name, found in ORIGINAL.tables.items()},
@@ -104,7 +104,7 @@ MLX = Flavour(
 )
 """The original, as mlx-audio saves it: transformers' names in the blocks, Q and K rows as they were."""
 
-FLAVOURS = (TRANSFORMERS, ORIGINAL, MLX)
+LAYOUTS = (TRANSFORMERS, ORIGINAL, MLX)
 
 
 def pairs_from_halves(heads: int) -> Transform:
@@ -125,13 +125,13 @@ def out_in(heads: NDArray[Any]) -> NDArray[Any]:
 class Weights:
     """A checkpoint's tensors by this project's names, in its row orders."""
 
-    def __init__(self, tensors: Tensors, flavour: Flavour) -> None:
+    def __init__(self, tensors: Tensors, layout: Layout) -> None:
         self.tensors = tensors
-        self.flavour = flavour
+        self.layout = layout
 
     def table_source(self, name: str) -> str:
         """The checkpoint's name of ``text_embd``, ``audio_embd``, ``projection`` or ``heads``."""
-        candidates = self.flavour.tables[name]
+        candidates = self.layout.tables[name]
         return next((c for c in candidates if c in self.tensors), candidates[0])
 
     def table(self, name: str) -> Array:
@@ -142,35 +142,35 @@ class Weights:
     def tower_source(self, gguf: str, name: str) -> str:
         """The checkpoint's name of a tensor of an embedded tower."""
         if name == "output.weight":
-            return self.flavour.output
-        prefix = self.flavour.towers[gguf]
+            return self.layout.output
+        prefix = self.layout.towers[gguf]
         if name == "output_norm.weight":
-            return prefix + self.flavour.output_norm
+            return prefix + self.layout.output_norm
         _, block, rest = name.split(".", 2)
-        return f"{prefix}layers.{block}.{self.flavour.blocks[rest]}"
+        return f"{prefix}layers.{block}.{self.layout.blocks[rest]}"
 
     def tower_tensor(self, gguf: str, name: str, tower: TowerConfig) -> Array:
         """A tensor of an embedded tower as llama.cpp has it."""
         array = self.tensors[self.tower_source(gguf, name)]
         heads = {"attn_q.weight": tower.heads, "attn_k.weight": tower.kv_heads}.get(name.split(".", 2)[-1])
-        if heads is None or not self.flavour.rotate_half:
+        if heads is None or not self.layout.rotate_half:
             return array
         return replace(array, values=pairs_from_halves(heads)(array.values))
 
     def untied_embeddings(self) -> tuple[str, str] | None:
         """The two copies of the audio embeddings where a checkpoint holds two that differ."""
-        copies = [c for c in self.flavour.tables["audio_embd"] if c in self.tensors]
+        copies = [c for c in self.layout.tables["audio_embd"] if c in self.tensors]
         if len(copies) < 2:
             return None
         first, second = (self.tensors[c] for c in copies)
         return None if np.array_equal(first.values, second.values) else (copies[0], copies[1])
 
 
-def count_layers(tensors: Tensors, flavour: Flavour, gguf: str) -> int:
+def count_layers(tensors: Tensors, layout: Layout, gguf: str) -> int:
     """How many blocks a tower has."""
     layers = 0
-    norm = flavour.blocks["attn_norm.weight"]
-    while f"{flavour.towers[gguf]}layers.{layers}.{norm}" in tensors:
+    norm = layout.blocks["attn_norm.weight"]
+    while f"{layout.towers[gguf]}layers.{layers}.{norm}" in tensors:
         layers += 1
     return layers
 
@@ -179,7 +179,7 @@ def problems(weights: Weights, config: ModelConfig) -> list[str]:
     """Every tensor that is missing or misshapen for ``config``."""
     wanted: list[tuple[str, tuple[int, ...]]] = []
     for spec in bundle_tensors(config):
-        if spec.name in weights.flavour.tables:
+        if spec.name in weights.layout.tables:
             shape = spec.shape if spec.name != "heads" else (spec.shape[0], spec.shape[2], spec.shape[1])
             wanted.append((weights.table_source(spec.name), shape))
     for gguf, specs in ((BACKBONE, backbone_tensors(config)), (DECODER, decoder_tensors(config))):

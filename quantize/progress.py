@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar where a person watches, else a line per stage."""
+"""Progress on standard error: a bar on a terminal, else a line per stage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 
 
 class Progress(Protocol):
-    """Something that shows how work goes on."""
+    """Shows how far a long work has come."""
 
     def stage(self, label: str, length: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Begin a stage of ``length`` units; the value entered is told every few units done."""
+        """Begin a stage of ``length`` units; what is entered is called with the units done since the last call."""
         ...
 
 
@@ -23,7 +23,7 @@ class Silent:
 
     @contextmanager
     def stage(self, label: str, length: int) -> Iterator[Callable[[int], None]]:
-        """A stage that nobody watches."""
+        """A stage that is not shown."""
         yield lambda done: None
 
 

@@ -1,4 +1,4 @@
-"""Finding a checkpoint's files and opening them as one :class:`Checkpoint`, whatever its flavour."""
+"""Finding a checkpoint's files and opening them as one :class:`Checkpoint`, whatever its layout."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from csm_hybrid.quantize import checkpoint_config as settings
-from csm_hybrid.quantize import codec_names
-from csm_hybrid.quantize import layouts as flavours
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -21,11 +18,13 @@ from csm_hybrid.model.config import MimiConfig, ModelConfig
 from csm_hybrid.model.file_schema import BACKBONE, DECODER
 from csm_hybrid.model.values import faults
 
-from .layouts import Flavour, Weights
+from . import checkpoint_config as settings
+from . import codec_names, layouts
+from .layouts import Layout, Weights
 from .safetensors import Tensors
 
 INDEX_NAMES = ("transformers.safetensors.index.json", "model.safetensors.index.json")
-"""Indices of sharded checkpoints. The first comes first: a repository that holds both flavours
+"""Indices of sharded checkpoints. The first comes first: a repository that holds two layouts
 (sesame/csm-1b) keeps the one with the codec under it."""
 SINGLE_NAME = "model.safetensors"
 MIMI_PATTERN = "tokenizer-*-checkpoint*.safetensors"
@@ -69,16 +68,16 @@ def open_checkpoint(
     folder = paths[0].parent
     _check_fetched(paths)
     tensors = Tensors(paths)
-    flavour = _flavour_of(tensors, source)
+    layout = _layout_of(tensors, source)
     config_json = _read_json(folder / "config.json")
-    sizes = _table_sizes(tensors, flavour)
+    sizes = _table_sizes(tensors, layout)
     codec_tensors, codec_config = _codec(tensors, config_json, paths, codec_weights)
     tokenizer_json, ids = _tokenizer(tokenizer or folder, config_json or {})
     config = settings.model_config(
         config_json, _read_json(folder / "generation_config.json"), sizes, ids, codec_config
     )
-    weights = Weights(tensors, flavour)
-    found = faults(config) or flavours.problems(weights, config)
+    weights = Weights(tensors, layout)
+    found = faults(config) or layouts.problems(weights, config)
     if found:
         raise ModelInvalid(
             f"{source} does not fit its configuration: {'; '.join(found)}; correct its config.json, or take another "
@@ -165,22 +164,22 @@ def _indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _flavour_of(tensors: Tensors, source: Path) -> Flavour:
-    marked = [f for f in flavours.FLAVOURS if f.mark in tensors]
+def _layout_of(tensors: Tensors, source: Path) -> Layout:
+    marked = [f for f in layouts.LAYOUTS if f.mark in tensors]
     if len(marked) == 1:
         return marked[0]
     if marked:
         raise ModelInvalid(
             f"{source} mixes the tensor names of {' and '.join(f.name for f in marked)}: convert one of them"
         )
-    looked = " or ".join(f"{f.mark} ({f.name})" for f in flavours.FLAVOURS)
+    looked = " or ".join(f"{f.mark} ({f.name})" for f in layouts.LAYOUTS)
     raise ModelInvalid(f"{source} is no CSM checkpoint: it has no tensor {looked}")
 
 
-def _table_sizes(tensors: Tensors, flavour: Flavour) -> settings.TableSizes:
+def _table_sizes(tensors: Tensors, layout: Layout) -> settings.TableSizes:
     """What shapes tell; a missing or misshapen table is an error here, for nothing else can be said then."""
-    weights = Weights(tensors, flavour)
-    names = [weights.table_source(n) for n in ("text_embd", "audio_embd", "projection")] + [flavour.output]
+    weights = Weights(tensors, layout)
+    names = [weights.table_source(n) for n in ("text_embd", "audio_embd", "projection")] + [layout.output]
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ModelInvalid(f"the checkpoint lacks tensors: {', '.join(missing)}")
@@ -195,8 +194,8 @@ def _table_sizes(tensors: Tensors, flavour: Flavour) -> settings.TableSizes:
         audio_vocab=output[0],
         backbone_width=text[1],
         decoder_width=projection[0],
-        backbone_layers=flavours.count_layers(tensors, flavour, BACKBONE),
-        decoder_layers=flavours.count_layers(tensors, flavour, DECODER),
+        backbone_layers=layouts.count_layers(tensors, layout, BACKBONE),
+        decoder_layers=layouts.count_layers(tensors, layout, DECODER),
     )
 
 

@@ -1,4 +1,4 @@
-"""A hidden directory to make a file in, which is gone afterwards; also, in the end, where a process was killed."""
+"""The hidden directory that a file is made in: gone afterwards, after a kill too once another one is made there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def output_directory(output: Path) -> Iterator[Path]:
     """A directory beside ``output`` that is gone afterwards whatever happens; disk errors as OutputError.
 
     Only a process that is killed leaves its directory behind, gigabytes perhaps: the next one to work beside it
-    removes it. The system releases a dead process's lock, so it is certain that nobody uses it.
+    removes it. The system releases a dead process's lock, so an unlocked directory is in nobody's use.
     """
     if output.is_dir():
         raise OutputError(f"{output} is a directory: name a file to write")
@@ -41,7 +41,7 @@ def _held_directory(output: Path) -> Iterator[Path]:
     try:
         while lock is None:
             work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_SUFFIX, dir=output.parent))
-            lock = _lock(work, os.O_CREAT)  # None: somebody has just taken the new directory for a leftover
+            lock = _lock(work, os.O_CREAT)  # None: another process has just taken it for a leftover
         assert work is not None
         yield work
     finally:

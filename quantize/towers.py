@@ -137,8 +137,8 @@ def quantize_tower(
     """Quantise a tower's GGUF by ``llama_model_quantize``, its stand-in vocabulary as small as can be.
 
     ``importance`` weighs a tensor's columns, (columns,) float32 by tensor name. ``progress`` is called once
-    a tensor. Raises EngineError with llama.cpp's reason, OSError where the disk is full. A Ctrl-C is heard
-    between tensors.
+    a tensor. Raises EngineError with llama.cpp's reason, OSError where the disk is full. A Ctrl-C
+    interrupts it between tensors.
     """
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = file_type

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from gguf import GGUFWriter
+from gguf.constants import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 
 from csm_hybrid.model import file_schema as schema
@@ -19,12 +20,12 @@ from csm_hybrid.model.values import values_of
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to write: its bytes come in pieces, made when the file is ready for them."""
+    """A tensor to write: its bytes come in chunks, made when the file is ready for them."""
 
     name: str
     type: GGMLType
     shape: tuple[int, ...]  # row-major
-    pieces: Callable[[], Iterable[NDArray[Any]]]
+    chunks: Callable[[], Iterable[NDArray[Any]]]
 
     @property
     def size(self) -> int:
@@ -33,19 +34,19 @@ class Entry:
         return rows * row_bytes(self.type, self.shape[-1])
 
 
-PIECE = 64 << 20
+COPIED = 64 << 20
 """Bytes of a file that are copied at a time."""
 
 
 def file_entry(name: str, path: Path) -> Entry:
-    """A whole file as an I8 tensor, mapped a piece at a time."""
+    """A whole file as an I8 tensor, read a chunk at a time."""
     size = path.stat().st_size
 
-    def pieces() -> Iterator[NDArray[Any]]:
-        for start in range(0, size, PIECE):
-            yield np.fromfile(path, np.int8, min(PIECE, size - start), offset=start)
+    def chunks() -> Iterator[NDArray[Any]]:
+        for start in range(0, size, COPIED):
+            yield np.fromfile(path, np.int8, min(COPIED, size - start), offset=start)
 
-    return Entry(name, GGMLType.I8, (size,), pieces)
+    return Entry(name, GGMLType.I8, (size,), chunks)
 
 
 def write_bundle(
@@ -55,14 +56,14 @@ def write_bundle(
     entries: Iterable[Entry],
     progress: Callable[[int], None] = lambda size: None,
 ) -> None:
-    """Write a bundle at ``path``; ``progress`` is told the bytes of every piece.
+    """Write a bundle at ``path``; ``progress`` is called with the bytes of every chunk.
 
     Raises OSError where the disk is full; the file is then incomplete and the caller's to remove.
     """
     entries = list(entries)
     writer = GGUFWriter(path, schema.ARCHITECTURE)
     writer.add_custom_alignment(schema.ALIGNMENT)
-    writer.add_quantization_version(2)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_name(config.name)
     for key, (kind, value) in values_of(config).items():
         _ADD[kind](writer, key, value)
@@ -78,10 +79,10 @@ def write_bundle(
         for entry in entries:
             writer.write_padding(file, file.tell())
             written = 0
-            for piece in entry.pieces():
-                np.ascontiguousarray(piece).tofile(file)
-                written += piece.nbytes
-                progress(piece.nbytes)
+            for chunk in entry.chunks():
+                np.ascontiguousarray(chunk).tofile(file)
+                written += chunk.nbytes
+                progress(chunk.nbytes)
             if written != entry.size:
                 raise RuntimeError(f"{entry.name} gave {written} bytes instead of {entry.size}")
         writer.write_padding(file, file.tell())

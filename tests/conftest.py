@@ -29,7 +29,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A checkpoint's directory by name.
 
-    ``transformers``, ``original``: the tiny model of ``tests/golden`` in both flavours; ``blocks``: one whose
+    ``transformers``, ``original``: the tiny model of ``tests/golden`` in both layouts; ``blocks``: one whose
     widths blocks of 256 divide (float32, transformers' layout); ``voice``: the embedded model's.
     """
     made: dict[str, Path] = {}

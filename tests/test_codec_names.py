@@ -178,7 +178,7 @@ def test_every_layout_gives_the_same_bytes(style: str) -> None:
         assert got[name].tobytes() == value.tobytes(), name
 
 
-def test_flavour_is_recognised_and_moshi_sizes_are_read_off_the_shapes() -> None:
+def test_layout_is_recognised_and_moshi_sizes_are_read_off_the_shapes() -> None:
     canonical, usage = _canonical_and_usage()
     moshi: Mapping[str, NDArray[np.float32]] = _source(canonical, usage, "moshi")
     assert is_moshi_codec(moshi)

@@ -37,7 +37,7 @@ def hub(tmp_path: Path, checkpoints: Callable[[str], Path], monkeypatch: pytest.
 
 def test_a_model_is_its_shards_and_small_files_which_come_first(hub: Hub) -> None:
     """Guards against six gigabytes that are downloaded before a missing small file is."""
-    (hub.folder / "model.safetensors").write_bytes(b"the other flavour: six gigabytes")
+    (hub.folder / "model.safetensors").write_bytes(b"the other layout: six gigabytes")
     with Bundle.open(resolve(CSM).path) as bundle:
         assert bundle.config.name == "csm"
         assert bundle.config.sampling is not None

@@ -175,11 +175,11 @@ class Slow:
 
 convert(open_checkpoint(Path(sys.argv[1])), Path(sys.argv[2]), recipe_named("q8_0"), progress=Slow())
 """
-TENSORS = 21  # of the tiny backbone: as many seconds when nobody interrupts
+TENSORS = 21  # of the tiny backbone: as many seconds when not interrupted
 
 
 @pytest.mark.parametrize("stage", ["reading", "quantising", "writing"])
-def test_an_interrupt_is_heard_and_leaves_nothing_behind(checkpoints, tmp_path, stage):
+def test_an_interrupt_ends_it_and_leaves_nothing_behind(checkpoints, tmp_path, stage):
     """Even inside llama.cpp's quantiser, which takes half a minute for CSM-1B and knows no signals."""
     process = python("-c", INTERRUPTED, checkpoints("original"), tmp_path / "model.gguf", stage)
     assert process.stdout is not None

@@ -36,7 +36,7 @@ def copy(checkpoints, tmp_path):
 
 
 @pytest.mark.parametrize("type_name", ["f32", "q8_0", "q4_k_m"])
-def test_both_flavours_of_the_same_weights_give_the_same_bytes(checkpoints, tmp_path, type_name):
+def test_both_layouts_of_the_same_weights_give_the_same_bytes(checkpoints, tmp_path, type_name):
     theirs = made(checkpoints("transformers"), tmp_path / "a.gguf", type_name)
     original = made(checkpoints("original"), tmp_path / "b.gguf", type_name)
     assert theirs == original
@@ -66,7 +66,7 @@ def test_one_file_gives_the_bytes_of_two_shards(tmp_path):
     assert made(one, tmp_path / "1.gguf") == made(two, tmp_path / "2.gguf")
 
 
-def test_the_hub_s_other_index_name_and_both_flavours_in_one_directory(copy, checkpoints, tmp_path):
+def test_the_hub_s_other_index_name_and_two_layouts_in_one_directory(copy, checkpoints, tmp_path):
     """sesame/csm-1b holds the original as model.safetensors beside transformers' shards under this index;
     a glob would load both."""
     folder = copy("transformers")
@@ -265,7 +265,7 @@ def test_csm_1b_without_spelled_out_sizes(config):
     assert (found.codebooks, found.audio_vocab, found.text_vocab) == (32, 2051, 128256)
 
 
-def test_unknown_flavours_need_a_config():
+def test_unknown_towers_need_a_config():
     with pytest.raises(ModelInvalid, match=r"config\.json is needed"):
         model_config(None, None, TableSizes(100, 32 * 51, 51, 1536, 1024, 6, 4), (1, 2), MIMI)
     with pytest.raises(ModelInvalid, match="llama-8B"):

@@ -109,10 +109,10 @@ def make_synthetic(config: ModelConfig, recipe: Recipe, output: Path) -> None:
         ]
         for spec in schema.bundle_tensors(config):
             if spec.name.startswith(schema.CODEC_PREFIX):
-                entries.append(Entry(spec.name, GGMLType.F32, spec.shape, maker.pieces(spec, GGMLType.F32)))
+                entries.append(Entry(spec.name, GGMLType.F32, spec.shape, maker.chunks(spec, GGMLType.F32)))
             else:
                 kind = recipe.table_type(spec.name, spec.shape[-1])
-                entries.append(Entry(spec.name, kind, spec.shape, maker.pieces(spec, kind)))
+                entries.append(Entry(spec.name, kind, spec.shape, maker.chunks(spec, kind)))
         finished = work / "model.gguf"
         write_bundle(finished, config, _byte_tokenizer(), entries)
         finished.replace(output)
@@ -125,7 +125,7 @@ class _Maker:
         self.rng = np.random.default_rng(SEED)
         self.pools: dict[tuple[int, int, float], NDArray[np.uint8]] = {}
 
-    def pieces(self, spec: TensorSpec, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
+    def chunks(self, spec: TensorSpec, kind: GGMLType) -> Callable[[], Iterator[NDArray[Any]]]:
         """The tensor's bytes, a group of rows at a time."""
 
         def vector() -> Iterator[NDArray[Any]]:
@@ -175,19 +175,19 @@ def _tower_entry(maker: _Maker, config: ModelConfig, recipe: Recipe, name: str, 
     types = [fallback(mixed[spec.name], spec.shape[-1]) for spec in specs]
     header, offsets, size = tower_header(scratch, tower, vocab, specs, types)
 
-    def pieces() -> Iterator[NDArray[Any]]:
+    def chunks() -> Iterator[NDArray[Any]]:
         yield np.frombuffer(header, np.uint8)
         written = len(header)
         for spec, kind, offset in zip(specs, types, offsets, strict=True):
             yield np.zeros(offset - written, np.uint8)
             written = offset
             made = tower.rope_divisors() if spec.name == "rope_freqs.weight" else None
-            for piece in [made] if made is not None else maker.pieces(spec, kind)():
-                yield piece
-                written += piece.nbytes
+            for chunk in [made] if made is not None else maker.chunks(spec, kind)():
+                yield chunk
+                written += chunk.nbytes
         yield np.zeros(size - written, np.uint8)
 
-    return Entry(name, GGMLType.I8, (size,), pieces)
+    return Entry(name, GGMLType.I8, (size,), chunks)
 
 
 def _types_in_mix(tower: TowerConfig, recipe: Recipe, *, head: bool) -> dict[str, GGMLType]:

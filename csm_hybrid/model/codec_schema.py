@@ -18,7 +18,7 @@ def tensor_shapes(config: MimiConfig) -> dict[str, Shape]:
 
 
 def stands_half(name: str) -> bool:
-    """Whether a tensor may be kept in float16 without being heard or leaving parity: the transformers' matrices.
+    """Whether a tensor may be kept in float16 without an audible difference: the transformers' matrices.
 
     Layer scales near 0.01 hold their rounding down: on the embedded model's speech the samples then differ by
     1e-5 relative (99 dB below the sound). Convolutions in float16 too would give 2e-4, the codebooks alike.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 class RopeScaling:
     """Llama-3 scaling of the rotary frequencies (Llama 3.1's reference code, ``apply_scaling``).
 
-    ``original_context`` counts positions. CSM's two checkpoint flavours write the same frequencies with
+    ``original_context`` counts positions. CSM's two layouts of checkpoints write the same frequencies with
     different numbers: only the ratios to ``original_context`` matter, and ``normalised`` makes them equal.
     """
 

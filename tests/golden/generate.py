@@ -1,6 +1,6 @@
 """Makes tiny random CSM checkpoints: ``python -m golden.generate`` in ``tests`` writes the two beside it.
 
-One set of weights is written in both flavours, by rules spelled out here and nowhere shared with the
+One set of weights is written in both layouts, by rules spelled out here and nowhere shared with the
 converter: transformers' layout in two shards with its codec inside, and the original's layout in one file
 beside a Mimi in moshi's names. Sizes are odd on purpose: 5 codebooks of which the codec has 6, one and two
 key/value heads, widths that blocks of 256 do not divide. Weights are scaled so that logits spread over

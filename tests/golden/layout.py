@@ -1,4 +1,4 @@
-"""Sizes of the tiny models, and the one permutation between the flavours."""
+"""Sizes of the tiny models, and the one permutation between the layouts."""
 
 from __future__ import annotations
 
