@@ -17,11 +17,11 @@ from test_say import silent_model
 
 import csm_hybrid
 from csm_hybrid.bench import costs, peers, speech, sweeps
+from csm_hybrid.bench import synthetic as synthetic_models
 from csm_hybrid.bench import synthetic_spec as synthetic
 from csm_hybrid.bench.document import Document
 from csm_hybrid.bench.peers import llama as llama_peer
-from csm_hybrid.checkpoints import synthetic as synthetic_models
-from csm_hybrid.checkpoints.synthetic import CSM_1B
+from csm_hybrid.bench.synthetic import CSM_1B
 from csm_hybrid.cli import main
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle

@@ -13,7 +13,8 @@ from hub_server import LATER, Hub, serving
 from huggingface_hub import constants, errors, hf_hub_download
 
 from csm_hybrid.checkpoints import hub as module
-from csm_hybrid.checkpoints.resolve import CACHE_VARIABLE, ModelFlags, resolve
+from csm_hybrid.checkpoints.conversions import CACHE_VARIABLE
+from csm_hybrid.checkpoints.resolve import ModelFlags, resolve
 from csm_hybrid.errors import InputError, ModelNotFound
 from csm_hybrid.model import file_schema as schema
 from csm_hybrid.model.bundle import Bundle

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from csm_hybrid.checkpoints import resolve as module
-from csm_hybrid.checkpoints.resolve import CACHE_VARIABLE, ModelFlags, cache_directory, embedded_model, resolve
+from csm_hybrid.checkpoints.conversions import CACHE_VARIABLE, cache_directory
+from csm_hybrid.checkpoints.resolve import ModelFlags, embedded_model, resolve
 from csm_hybrid.errors import InputError, ModelInvalid, ModelNotFound, OutputError
 from csm_hybrid.model.bundle import Bundle
 

@@ -10,8 +10,8 @@ import pytest
 from csm_hybrid.quantize.recipe import recipe_named
 from test_quantize_types import loads_in_place, numbers
 
-from csm_hybrid.checkpoints.resolve import CACHE_VARIABLE
-from csm_hybrid.checkpoints.synthetic import CSM_1B, MODELS, make_synthetic, synthetic_model
+from csm_hybrid.bench.synthetic import CSM_1B, MODELS, make_synthetic, synthetic_model
+from csm_hybrid.checkpoints.conversions import CACHE_VARIABLE
 from csm_hybrid.errors import InputError
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, parse_gguf

@@ -29,12 +29,12 @@ def parse(spec: str) -> tuple[str, str | None]:
 def model_of(sizes: str, kind: str | None) -> Path:
     """A cached model with random weights, made now if it is not there.
 
-    ``sizes`` is the name of one that ``csm_hybrid.checkpoints.synthetic`` knows, a model file (.gguf), whose twin is
+    ``sizes`` is the name of one that :mod:`.synthetic` knows, a model file (.gguf), whose twin is
     made, or a checkpoint's config.json in transformers' format. Raises InputError, ModelError, OutputError.
     """
     from csm_hybrid.quantize.recipe import DEFAULT, recipe_named
 
-    from ..checkpoints.synthetic import kept_synthetic, synthetic_model
+    from .synthetic import kept_synthetic, synthetic_model
 
     if Path(sizes).suffix not in (".gguf", ".json"):
         return synthetic_model(f"{sizes}:{kind}" if kind else sizes)

@@ -3,28 +3,22 @@
 The flags are csm.rs's, with its precedence: a file (``--weights-path``), else a directory (``--model-path``),
 else a repository of the Hugging Face hub (``--model-id``); ``--model-file`` and ``--index-file`` pick inside
 the latter two. Nothing named is the embedded model. Nothing is downloaded unless it is named. A safetensors
-checkpoint is converted once, into a cache.
+checkpoint is converted once (:mod:`.conversions`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError, ModelInvalid, ModelNotFound, OutputError
-from ..model import file_schema as schema
-from ..model.bundle import Bundle
+from ..errors import InputError, ModelInvalid, ModelNotFound
+from .conversions import Part, cache_directory, converted
 
 if TYPE_CHECKING:
     from csm_hybrid.quantize.progress import Progress
 
-CACHE_VARIABLE = "CSM_HYBRID_CACHE"
 MAGIC = b"GGUF"
 
 
@@ -133,8 +127,7 @@ def _local(source: Path, flags: ModelFlags, progress: Progress | None) -> Path:
     folder = paths[0].parent
     files = [*paths, *sorted(folder.glob("tokenizer-*.safetensors")), *(folder / name for name in COMPANIONS)]
     label = (source if source.is_dir() else source.parent).resolve().name or "model"
-    weights = _Part(_state_of(files), lambda: source)
-    return _converted(label, weights, flags, progress, index_file=flags.index_file)
+    return _converted(label, Part(_state_of(files), lambda: source), flags, progress, index_file=flags.index_file)
 
 
 def _from_hub(repository: str, flags: ModelFlags, progress: Progress | None) -> Path:
@@ -153,7 +146,7 @@ def _from_hub(repository: str, flags: ModelFlags, progress: Progress | None) -> 
     if hub.is_bundle(main):
         _check_for_bundle(flags, main)
         return download()
-    weights = _Part(f"{repository} {snapshot.commit} {main}", download)
+    weights = Part(f"{repository} {snapshot.commit} {main}", download)
     made = _converted(repository.rsplit("/", maxsplit=1)[-1], weights, flags, progress)
     snapshot.remember(cache)
     return made
@@ -171,83 +164,12 @@ def embedded_model() -> Path:
     return bundles[0]
 
 
-def cache_directory() -> Path:
-    """Where converted checkpoints are kept: ``$CSM_HYBRID_CACHE`` or the platform's place for caches."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "csm-hybrid"
-
-
-@contextmanager
-def writable_cache() -> Iterator[Path]:
-    """The cache directory, made if need be; a place that cannot be written is named with its remedy."""
-    folder = cache_directory()
-    remedy = f"set {CACHE_VARIABLE} to a directory with room"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    except OSError as error:
-        raise OutputError(f"the cache {folder} cannot be written: {error}; {remedy}") from error
-    except OutputError as error:
-        raise OutputError(f"{error}; {remedy}") from error
-
-
-def kept(name: str, make: Callable[[Path], None]) -> Path:
-    """The model of that name in the cache; ``make`` writes it where there is none, or one that is damaged.
-
-    Raises OutputError where the cache cannot be written.
-    """
-    with writable_cache() as cache:
-        path = cache / name
-        try:
-            Bundle.open(path).close()
-        except (ModelNotFound, ModelInvalid):
-            path.unlink(missing_ok=True)
-            make(path)
-        return path
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Something that goes into a conversion: what tells it from others, and how its file gets here."""
-
-    identity: str
-    path: Callable[[], Path]
-
-
 def _converted(
-    label: str,
-    weights: _Part,
-    flags: ModelFlags,
-    progress: Progress | None,
-    *,
-    index_file: str | None = None,
+    label: str, weights: Part, flags: ModelFlags, progress: Progress | None, *, index_file: str | None = None
 ) -> Path:
-    """The kept conversion of a checkpoint, made now if it is not there; only then are its files needed."""
-    # Only a checkpoint needs the converter; the usual start should not pay for its imports.
-    from csm_hybrid.quantize.convert import convert
-    from csm_hybrid.quantize.recipe import DEFAULT, recipe_named
-    from csm_hybrid.quantize.source import open_checkpoint, with_overrides
-
-    recipe = recipe_named(flags.weight_type or DEFAULT)
+    """The conversion of a checkpoint, by the flags that are about conversions."""
     tokenizer = None if flags.tokenizer_id is None else _tokenizer(flags.tokenizer_id)
-    parts = [f"{schema.VERSION} {schema.CONVERSION} {recipe.name}", weights.identity]
-    parts += [] if tokenizer is None else [tokenizer.identity]
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-    def make(target: Path) -> None:
-        source = weights.path()
-        checkpoint = open_checkpoint(
-            source, index_file=index_file, tokenizer=None if tokenizer is None else tokenizer.path()
-        )
-        checkpoint = with_overrides(checkpoint, name=label, prompt_template=None)
-        convert(checkpoint, target, recipe, progress=progress)
-
-    return kept(f"{label}-{recipe.name}-{key}.gguf", make)
+    return converted(label, weights, tokenizer, flags.weight_type, progress, index_file=index_file)
 
 
 def _state_of(files: list[Path]) -> str:
@@ -261,13 +183,13 @@ def _state_of(files: list[Path]) -> str:
     return "\n".join(lines)
 
 
-def _tokenizer(name: str) -> _Part:
+def _tokenizer(name: str) -> Part:
     """A local ``tokenizer.json`` or its directory, else the file of a hub repository."""
     local = Path(name)
     if local.exists():
         folder = local if local.is_dir() else local.parent
         file = local / "tokenizer.json" if local.is_dir() else local
-        return _Part(_state_of([file, folder / "tokenizer_config.json"]), lambda: local)
+        return Part(_state_of([file, folder / "tokenizer_config.json"]), lambda: local)
     from . import hub
 
     cache = cache_directory()
@@ -278,4 +200,4 @@ def _tokenizer(name: str) -> _Part:
         snapshot.remember(cache)
         return path
 
-    return _Part(f"{name} {snapshot.commit} tokenizer.json", download)
+    return Part(f"{name} {snapshot.commit} tokenizer.json", download)

@@ -26,12 +26,12 @@ from csm_hybrid.quantize.staging import output_directory
 from csm_hybrid.quantize.towers import quantize_tower, tower_header, write_tower
 from csm_hybrid.quantize.write import Entry, write_bundle
 
+from ..checkpoints.conversions import kept
 from ..errors import InputError
 from ..model import file_schema as schema
 from ..model.config import ModelConfig, TowerConfig
 from ..model.file_schema import TensorSpec
 from ..model.ggml import GGMLType, parse_gguf, quantize_rows
-from .resolve import kept
 
 POOL_ROWS = 256
 """Random rows that are quantised per type and width."""
