@@ -7,13 +7,15 @@ sizes (``backbone_flavor``). Without one, the towers' widths must be those of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.config import MimiConfig, ModelConfig, RopeScaling, Sampling, TowerConfig
+
+from .json_settings import Settings, readable
 
 PROMPT_TEMPLATE = "[{speaker}]{text}"
 LLAMA3_SCALING = RopeScaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192.0)
@@ -78,15 +80,6 @@ class TableSizes:
     decoder_layers: int
 
 
-@contextmanager
-def readable(file: str) -> Iterator[None]:
-    """Whatever a foreign file's values make Python stumble over, as a ModelInvalid that names the file."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ModelInvalid(f"{file} holds settings that cannot be used: {error!r}") from error
-
-
 @readable("config.json")
 def model_config(
     config: Mapping[str, Any] | None,
@@ -102,17 +95,16 @@ def model_config(
 
     Raises ModelInvalid for settings that this engine does not know.
     """
-    settings = config or {}
+    settings = Settings(config or {}, "config.json")
     if "depth_decoder_config" in settings:
-        backbone = tower(settings, "the backbone")
-        decoder = tower(settings["depth_decoder_config"], "the depth decoder")
+        backbone = tower(config or {}, "the backbone")
+        decoder = tower(settings.get("depth_decoder_config"), "the depth decoder")
     else:
         backbone = _named_tower(settings, "backbone", sizes.backbone_width, sizes.backbone_layers)
         decoder = _named_tower(settings, "decoder", sizes.decoder_width, sizes.decoder_layers)
-    codebooks = int(settings.get("audio_num_codebooks") or settings.get("num_codebooks") or 0)
-    codebooks = codebooks or sizes.audio_rows // sizes.audio_vocab
-    end_code = settings.get("codebook_eos_token_id", 0)
-    audio_vocab = int(settings.get("audio_vocab_size") or settings.get("vocab_size") or sizes.audio_vocab)
+    codebooks = settings.integer("num_codebooks", sizes.audio_rows // sizes.audio_vocab)
+    codebooks = settings.integer("audio_num_codebooks", codebooks)
+    audio_vocab = settings.integer("audio_vocab_size", settings.integer("vocab_size", sizes.audio_vocab))
     return ModelConfig(
         name="",
         backbone=backbone,
@@ -121,10 +113,10 @@ def model_config(
         decoder=replace(decoder, positions=codebooks + 1),
         codebooks=codebooks,
         audio_vocab=audio_vocab,
-        text_vocab=int(settings.get("text_vocab_size") or sizes.text_vocab),
+        text_vocab=settings.integer("text_vocab_size", sizes.text_vocab),
         bos_id=special_ids[0],
         eos_id=special_ids[1],
-        end_code=0 if end_code is None else int(_first(end_code)),
+        end_code=settings.integers("codebook_eos_token_id", (0,))[0],
         prompt_template=str(settings.get("prompt_template") or PROMPT_TEMPLATE),
         sampling=_sampling(generation or {}, audio_vocab),
         codec=codec,
@@ -132,48 +124,53 @@ def model_config(
 
 
 @readable("config.json")
-def tower(settings: Mapping[str, Any], label: str) -> TowerConfig:
-    """A tower from transformers' keys (``CsmConfig``, ``CsmDepthDecoderConfig``)."""
+def tower(values: Mapping[str, Any], label: str) -> TowerConfig:
+    """A tower from transformers' keys (``CsmConfig``, ``CsmDepthDecoderConfig``); ``label`` names it in messages.
+
+    Raises ModelInvalid for what is missing or no number, and for what this engine has not: biases, other
+    activations, other scalings of the rotary positions.
+    """
+    settings = Settings(values, f"config.json, of {label},")
     for name in ("attention_bias", "mlp_bias"):
         if settings.get(name):
             raise ModelInvalid(f"{label} has {name} = true: towers with biases are not supported")
     if settings.get("hidden_act", "silu") != "silu":
-        raise ModelInvalid(f"{label} has hidden_act = {settings['hidden_act']!r}: only 'silu' is supported")
-    width, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
+        raise ModelInvalid(f"{label} has hidden_act = {settings.get('hidden_act')!r}: only 'silu' is supported")
+    width, heads = settings.integer("hidden_size"), settings.integer("num_attention_heads")
     theta, scaling = _rope(settings, label)
     return TowerConfig(
-        layers=int(settings["num_hidden_layers"]),
+        layers=settings.integer("num_hidden_layers"),
         width=width,
         heads=heads,
-        kv_heads=int(settings.get("num_key_value_heads") or heads),
-        head_dim=int(settings.get("head_dim") or width // heads),
-        ffn=int(settings["intermediate_size"]),
-        norm_eps=float(settings.get("rms_norm_eps", 1e-5)),
+        kv_heads=settings.integer("num_key_value_heads", heads),
+        head_dim=settings.integer("head_dim", width // max(1, heads)),
+        ffn=settings.integer("intermediate_size"),
+        norm_eps=settings.number("rms_norm_eps", 1e-5),
         rope_theta=theta,
         rope_scaling=scaling,
-        positions=int(settings.get("max_position_embeddings", 2048)),
+        positions=settings.integer("max_position_embeddings", 2048),
     )
 
 
-def _rope(settings: Mapping[str, Any], label: str) -> tuple[float, RopeScaling | None]:
+def _rope(settings: Settings, label: str) -> tuple[float, RopeScaling | None]:
     """Base and scaling from ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``."""
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or settings.get("rope_theta") or 500_000.0)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    rope = Settings(settings.get("rope_parameters") or settings.get("rope_scaling", {}), f"config.json, of {label},")
+    theta = rope.number("rope_theta", settings.number("rope_theta", 500_000.0))
+    kind = rope.get("rope_type") or rope.get("type", "default")
     if kind == "default":
         return theta, None
     if kind != "llama3":
         raise ModelInvalid(f"{label} has rotary scaling of type {kind!r}: 'default' and 'llama3' are supported")
     scaling = RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_context=float(rope["original_max_position_embeddings"]),
+        factor=rope.number("factor"),
+        low_freq_factor=rope.number("low_freq_factor"),
+        high_freq_factor=rope.number("high_freq_factor"),
+        original_context=rope.number("original_max_position_embeddings"),
     )
     return theta, scaling.normalised()
 
 
-def _named_tower(settings: Mapping[str, Any], which: str, width: int, layers: int) -> TowerConfig:
+def _named_tower(settings: Settings, which: str, width: int, layers: int) -> TowerConfig:
     name = settings.get(f"{which}_flavor")
     if name is not None and name not in NAMED_TOWERS:
         raise ModelInvalid(f"config.json names {which}_flavor {name!r}; known are {', '.join(NAMED_TOWERS)}")
@@ -205,54 +202,57 @@ def _sampling(generation: Mapping[str, Any], vocab: int) -> Sampling | None:
 
 def _choice(given: Mapping[str, Any], prefix: str, default: tuple[float, int], vocab: int) -> tuple[float, int]:
     """Temperature (0 where sampling is off) and top-k (0 in the file: of all codes)."""
-    top_k = int(given.get(f"{prefix}top_k", default[1])) or vocab
-    if given.get(f"{prefix}do_sample") is False:
+    settings = Settings(given, "generation_config.json")
+    top_k = settings.integer(f"{prefix}top_k", default[1]) or vocab
+    if settings.get(f"{prefix}do_sample") is False:
         return 0.0, top_k
-    return float(given.get(f"{prefix}temperature", default[0])), top_k
+    return settings.number(f"{prefix}temperature", default[0]), top_k
 
 
 @readable("config.json, codec_config,")
-def mimi_config(settings: Mapping[str, Any] | None) -> MimiConfig:
-    """The codec's sizes from transformers' ``codec_config``; Mimi's own where it says nothing."""
-    get = dict(settings or {}).get
-    ratios = tuple(int(r) for r in get("upsampling_ratios") or MIMI.ratios)
-    sample_rate = int(get("sampling_rate") or MIMI.sample_rate)
-    hop = 1
-    for ratio in ratios:
-        hop *= ratio
-    width = int(get("hidden_size") or MIMI.width)
-    heads = int(get("num_attention_heads") or MIMI.heads)
-    rope = get("rope_parameters") or get("rope_scaling") or {}
-    if get("use_conv_shortcut") or get("use_causal_conv") is False or get("pad_mode", "constant") != "constant":
+def mimi_config(values: Mapping[str, Any] | None) -> MimiConfig:
+    """The codec's sizes from transformers' ``codec_config`` (``MimiConfig``); Mimi's own where it says nothing.
+
+    Raises ModelInvalid for what is no number and for convolutions unlike Mimi's.
+    """
+    settings = Settings(values or {}, "config.json, codec_config,")
+    convolutions = settings.get("use_causal_conv", True), settings.get("pad_mode", "constant")
+    if settings.get("use_conv_shortcut") or convolutions != (True, "constant"):
         raise ModelInvalid(
             "the codec's convolutions differ from Mimi's: use_conv_shortcut, use_causal_conv = false and "
             "pad_mode other than 'constant' are not supported"
         )
+    integer = settings.integer
+    ratios = settings.integers("upsampling_ratios", MIMI.ratios)
+    sample_rate = integer("sampling_rate", MIMI.sample_rate)
+    width, heads = integer("hidden_size", MIMI.width), integer("num_attention_heads", MIMI.heads)
+    rope = Settings(settings.get("rope_parameters") or settings.get("rope_scaling", {}), "config.json, codec_config,")
+    frame_rate = settings.number("_frame_rate", sample_rate / max(1, 2 * math.prod(ratios)))
     return MimiConfig(
         sample_rate=sample_rate,
-        frame_rate=float(get("frame_rate") or get("_frame_rate") or sample_rate / (2 * hop)),
-        codebooks=int(get("num_quantizers") or MIMI.codebooks),
-        semantic_codebooks=int(get("num_semantic_quantizers") or MIMI.semantic_codebooks),
-        codebook_size=int(get("codebook_size") or MIMI.codebook_size),
-        codebook_dim=int(get("codebook_dim") or MIMI.codebook_dim),
+        frame_rate=settings.number("frame_rate", frame_rate),
+        codebooks=integer("num_quantizers", MIMI.codebooks),
+        semantic_codebooks=integer("num_semantic_quantizers", MIMI.semantic_codebooks),
+        codebook_size=integer("codebook_size", MIMI.codebook_size),
+        codebook_dim=integer("codebook_dim", MIMI.codebook_dim),
         width=width,
-        filters=int(get("num_filters") or MIMI.filters),
+        filters=integer("num_filters", MIMI.filters),
         ratios=ratios,
-        kernel=int(get("kernel_size") or MIMI.kernel),
-        residual_kernel=int(get("residual_kernel_size") or MIMI.residual_kernel),
-        last_kernel=int(get("last_kernel_size") or MIMI.last_kernel),
-        residual_layers=int(get("num_residual_layers") or MIMI.residual_layers),
-        dilation_growth=int(get("dilation_growth_rate") or MIMI.dilation_growth),
-        compress=int(get("compress") or MIMI.compress),
-        layers=int(get("num_hidden_layers") or MIMI.layers),
+        kernel=integer("kernel_size", MIMI.kernel),
+        residual_kernel=integer("residual_kernel_size", MIMI.residual_kernel),
+        last_kernel=integer("last_kernel_size", MIMI.last_kernel),
+        residual_layers=integer("num_residual_layers", MIMI.residual_layers),
+        dilation_growth=integer("dilation_growth_rate", MIMI.dilation_growth),
+        compress=integer("compress", MIMI.compress),
+        layers=integer("num_hidden_layers", MIMI.layers),
         heads=heads,
-        kv_heads=int(get("num_key_value_heads") or heads),
-        head_dim=int(get("head_dim") or width // heads),
-        ffn=int(get("intermediate_size") or MIMI.ffn),
-        context=int(get("sliding_window") or MIMI.context),
-        rope_theta=float(rope.get("rope_theta") or get("rope_theta") or MIMI.rope_theta),
-        norm_eps=float(get("norm_eps") or MIMI.norm_eps),
-        upsample_groups=int(get("upsample_groups") or width),
+        kv_heads=integer("num_key_value_heads", heads),
+        head_dim=integer("head_dim", width // max(1, heads)),
+        ffn=integer("intermediate_size", MIMI.ffn),
+        context=integer("sliding_window", MIMI.context),
+        rope_theta=rope.number("rope_theta", settings.number("rope_theta", MIMI.rope_theta)),
+        norm_eps=settings.number("norm_eps", MIMI.norm_eps),
+        upsample_groups=integer("upsample_groups", width),
     )
 
 
@@ -275,7 +275,7 @@ def special_ids(tokenizer: Mapping[str, Any], names: Mapping[str, Any], config: 
             vocabulary.get(named) if isinstance(vocabulary, dict) else None,
             config.get(f"{key}_id"),
         ]
-        known = [c for c in candidates if isinstance(c, int)]
+        known = [c for c in candidates if isinstance(c, int) and not isinstance(c, bool)]
         if not known:
             raise ModelInvalid(
                 f"the tokenizer has no {text!r}, and neither tokenizer_config.json's {key} nor config.json's "
@@ -283,7 +283,3 @@ def special_ids(tokenizer: Mapping[str, Any], names: Mapping[str, Any], config: 
             )
         found.append(known[0])
     return found[0], found[1]
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) else value

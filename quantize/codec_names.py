@@ -49,6 +49,9 @@ def canonical_codec(tensors: Tensors, config: MimiConfig) -> dict[str, Floats]:
         except KeyError as missing:
             problems.append(f"{name}: missing (looked for {missing.args[0]})")
             continue
+        except (IndexError, ValueError) as error:  # rows that do not divide into heads, sums of other sizes
+            problems.append(f"{name}: cannot be made of a tensor of its shape ({error})")
+            continue
         if value.size == np.prod(shape) and value.shape != shape:
             value = value.reshape(shape)  # 1x1 convolutions are linear maps
         if value.shape != shape:
@@ -72,29 +75,34 @@ def moshi_config(tensors: Tensors) -> MimiConfig:
 
     What shapes do not tell is Mimi's (moshi ``models/loaders.py``): 24 kHz, residual kernels' dilation
     growing by 2, heads of 64, context 250, RoPE base 10000, eps 1e-5.
-    Raises ModelInvalid when a tensor that gives a size is missing.
+    Raises ModelInvalid when a tensor that gives a size is missing or misshapen.
     """
-    read = _Reader(tensors)
     try:
-        filters, _, kernel = read.shape("encoder.model.0.conv.conv.weight")
-        residuals = _count(lambda j: read.has(f"encoder.model.{1 + j}.block.1.conv.conv.weight"))
-        hidden, _, residual_kernel = read.shape("encoder.model.1.block.1.conv.conv.weight")
-        ups = _count(lambda i: read.has(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight"))
-        ratios = tuple(
-            read.shape(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight")[2] // 2 for i in range(ups)
-        )
-        width, _, last_kernel = read.shape(f"encoder.model.{2 + ups * (residuals + 2)}.conv.conv.weight")
-        layer = "decoder_transformer.transformer.layers."
-        layers = _count(lambda n: read.has(f"{layer}{n}.norm1.weight"))
-        ffn = read.shape(f"{layer}0.linear1.weight")[0]
-        projected = read.shape(*_moshi_in_proj("decoder", 0))[0]
-        semantic = _count(lambda k: read.has(_moshi_codebook("rvq_first", k) + ".cluster_usage"))
-        acoustic = _count(lambda k: read.has(_moshi_codebook("rvq_rest", k) + ".cluster_usage"))
-        size = read.shape(_moshi_codebook("rvq_first", 0) + ".cluster_usage")[0]
-        dim = read.shape("quantizer.rvq_first.input_proj.weight")[0]
-        upsample = read.shape("upsample.convtr.convtr.convtr.weight")
+        return _moshi_sizes(_Reader(tensors))
     except KeyError as missing:
         raise ModelInvalid(f"not a Mimi checkpoint in moshi's names: no tensor {missing.args[0]}") from None
+    except (ArithmeticError, IndexError, ValueError) as error:
+        raise ModelInvalid(f"the codec's tensors, in moshi's names, are misshapen: {error}") from error
+
+
+def _moshi_sizes(read: _Reader) -> MimiConfig:
+    filters, _, kernel = read.shape("encoder.model.0.conv.conv.weight")
+    residuals = _count(lambda j: read.has(f"encoder.model.{1 + j}.block.1.conv.conv.weight"))
+    hidden, _, residual_kernel = read.shape("encoder.model.1.block.1.conv.conv.weight")
+    ups = _count(lambda i: read.has(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight"))
+    ratios = tuple(
+        read.shape(f"decoder.model.{2 + i * (residuals + 2)}.convtr.convtr.weight")[2] // 2 for i in range(ups)
+    )
+    width, _, last_kernel = read.shape(f"encoder.model.{2 + ups * (residuals + 2)}.conv.conv.weight")
+    layer = "decoder_transformer.transformer.layers."
+    layers = _count(lambda n: read.has(f"{layer}{n}.norm1.weight"))
+    ffn = read.shape(f"{layer}0.linear1.weight")[0]
+    projected = read.shape(*_moshi_in_proj("decoder", 0))[0]
+    semantic = _count(lambda k: read.has(_moshi_codebook("rvq_first", k) + ".cluster_usage"))
+    acoustic = _count(lambda k: read.has(_moshi_codebook("rvq_rest", k) + ".cluster_usage"))
+    size = read.shape(_moshi_codebook("rvq_first", 0) + ".cluster_usage")[0]
+    dim = read.shape("quantizer.rvq_first.input_proj.weight")[0]
+    upsample = read.shape("upsample.convtr.convtr.convtr.weight")
     hop = int(np.prod(ratios))
     sample_rate = 24000
     return MimiConfig(

@@ -114,7 +114,7 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Place]]:
             header = json.loads(file.read(length))
     except FileNotFoundError as error:
         raise ModelInvalid(f"{path} is missing: the checkpoint is incomplete") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelInvalid(f"{path} is not a readable safetensors file: {error}") from error
     for name in names:
         entry = header[name]

@@ -20,6 +20,7 @@ from csm_hybrid.model.values import faults
 
 from . import checkpoint_config as settings
 from . import codec_names, layouts
+from .json_settings import read_json, readable
 from .layouts import Layout, Weights
 from .safetensors import Tensors
 
@@ -47,7 +48,8 @@ class Checkpoint:
     config: ModelConfig
     tokenizer_json: str
     weights: Weights
-    codec: Mapping[str, NDArray[np.float32]]  # canonical names, without prefix
+    codec: Mapping[str, NDArray[np.float32]]  # canonical names, without prefix; shapes by codec_schema
+    files: tuple[Path, ...]  # that it was read from, the small ones beside the weights included
 
 
 def open_checkpoint(
@@ -61,20 +63,20 @@ def open_checkpoint(
 
     ``codec_weights``: a Mimi in safetensors (moshi's or transformers' names), for checkpoints without one.
     ``tokenizer``: a ``tokenizer.json`` or a directory with one; by default the one beside the weights.
-    Raises ModelNotFound where files are absent and ModelInvalid, with all problems together, where they
-    do not make a CSM.
+    Weights stay mapped in their files; the codec is read, in float32. Raises ModelNotFound where files are absent
+    and ModelInvalid, with all problems together, where they do not make a CSM or one beyond the engine's limits.
     """
     paths = weight_files(source, index_file)
     folder = paths[0].parent
     _check_fetched(paths)
     tensors = Tensors(paths)
     layout = _layout_of(tensors, source)
-    config_json = _read_json(folder / "config.json")
+    config_json = read_json(folder / "config.json")
     sizes = _table_sizes(tensors, layout)
-    codec_tensors, codec_config = _codec(tensors, config_json, paths, codec_weights)
+    codec_paths, codec_tensors, codec_config = _codec(tensors, config_json, paths, codec_weights)
     tokenizer_json, ids = _tokenizer(tokenizer or folder, config_json or {})
     config = settings.model_config(
-        config_json, _read_json(folder / "generation_config.json"), sizes, ids, codec_config
+        config_json, read_json(folder / "generation_config.json"), sizes, ids, codec_config
     )
     weights = Weights(tensors, layout)
     found = faults(config) or layouts.problems(weights, config)
@@ -89,11 +91,24 @@ def open_checkpoint(
         raise ModelInvalid(
             f"{untied[0]} and {untied[1]} differ: checkpoints with untied audio embeddings are not supported"
         )
-    return Checkpoint(config, tokenizer_json, weights, codec_names.canonical_codec(codec_tensors, codec_config))
+    codec = codec_names.canonical_codec(codec_tensors, codec_config)
+    beside = [folder / name for name in (*COMPANIONS, *INDEX_NAMES, index_file or source.name)]
+    files = (*paths, *codec_paths, *beside, *([tokenizer] if tokenizer else []))
+    return Checkpoint(config, tokenizer_json, weights, codec, tuple(path for path in files if path.is_file()))
 
 
 def weight_files(source: Path, index_file: str | None = None) -> list[Path]:
-    """The safetensors files of the checkpoint at ``source``."""
+    """The safetensors files of the checkpoint at ``source``.
+
+    Raises ModelNotFound where there are none, ModelInvalid for what is no checkpoint or cannot be looked at.
+    """
+    try:
+        return _weight_files(source, index_file)
+    except OSError as error:  # a name that is too long, a directory that is locked
+        raise ModelInvalid(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _weight_files(source: Path, index_file: str | None) -> list[Path]:
     if not source.exists():
         raise ModelNotFound(f"{source}: no such file or directory")
     if source.is_dir():
@@ -145,7 +160,7 @@ def _check_fetched(paths: list[Path]) -> None:
 
 def shard_names(index: Path) -> list[str]:
     """The files that an index names, sorted; they lie beside it."""
-    content = _read_json(index) or {}
+    content = read_json(index) or {}
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelInvalid(f"{index} has no weight_map: not the index of a sharded checkpoint")
@@ -220,12 +235,12 @@ class _Floats(Mapping[str, NDArray[np.float32]]):
 
 def _codec(
     tensors: Tensors, config_json: Mapping[str, Any] | None, paths: list[Path], codec_weights: Path | None
-) -> tuple[Mapping[str, NDArray[np.float32]], MimiConfig]:
-    """The codec's tensors and sizes: from ``codec_weights``, the checkpoint itself, or a Mimi beside it."""
+) -> tuple[list[Path], Mapping[str, NDArray[np.float32]], MimiConfig]:
+    """The codec's files, tensors and sizes: from ``codec_weights``, the checkpoint itself, or a Mimi beside it."""
     own = any(name.startswith(CODEC_MARK) for name in tensors)
     declared = (config_json or {}).get("codec_config")
     if codec_weights is None and own:
-        return _Floats(tensors), settings.mimi_config(declared)
+        return paths, _Floats(tensors), settings.mimi_config(declared)
     if codec_weights is None:
         beside = sorted(paths[0].parent.glob(MIMI_PATTERN))
         if len(beside) != 1:
@@ -238,17 +253,21 @@ def _codec(
     if codec_names.is_moshi_codec(found):
         read = codec_names.moshi_config(found)
         # A described codec knows what shapes do not tell: the split into heads, the context.
-        return found, settings.mimi_config(declared) if declared else read
-    config_beside = _read_json(codec_paths[0].parent / "config.json")
+        return codec_paths, found, settings.mimi_config(declared) if declared else read
+    config_beside = read_json(codec_paths[0].parent / "config.json")
     if config_beside is not None and "codec_config" in config_beside:
         config_beside = config_beside["codec_config"]
-    return found, settings.mimi_config(declared or config_beside)
+    return codec_paths, found, settings.mimi_config(declared or config_beside)
 
 
 def _tokenizer(place: Path, config: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     """The text of ``tokenizer.json`` and the ids around a text segment."""
-    path = place / "tokenizer.json" if place.is_dir() else place
-    if not path.is_file():
+    try:
+        path = place / "tokenizer.json" if place.is_dir() else place
+        there = path.is_file()
+    except OSError as error:
+        raise ModelInvalid(f"{place} cannot be read: {error.strerror}") from error
+    if not there:
         raise ModelNotFound(
             f"{path}: no such tokenizer; give CSM's, which is Llama 3.2's tokenizer.json, with --tokenizer "
             "(of quantize; --tokenizer-id of the other commands)"
@@ -261,11 +280,11 @@ def _tokenizer(place: Path, config: Mapping[str, Any]) -> tuple[str, tuple[int, 
         Tokenizer.from_str(text)
     except Exception as error:  # the last one's errors are of no class of their own
         raise ModelInvalid(f"{path} is no tokenizer.json that can be used: {error}") from error
-    names = _read_json(path.parent / "tokenizer_config.json") or {}
+    names = read_json(path.parent / "tokenizer_config.json") or {}
     return text, settings.special_ids(parsed, names, config)
 
 
-@settings.readable("tokenizer.json")
+@readable("tokenizer.json")
 def _check_vocabulary(tokenizer_json: str, config: ModelConfig) -> None:
     """Every token of the tokenizer's model needs an embedding; tokens added later may never come."""
     vocabulary = json.loads(tokenizer_json)["model"].get("vocab") or {}
@@ -276,19 +295,6 @@ def _check_vocabulary(tokenizer_json: str, config: ModelConfig) -> None:
             f"the tokenizer has tokens up to {highest}, the checkpoint embeds {config.text_vocab}: "
             "give its own with --tokenizer"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, None where there is no file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelInvalid(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelInvalid(f"{path} holds no JSON object")
-    return content
 
 
 def with_overrides(checkpoint: Checkpoint, *, name: str | None, prompt_template: str | None) -> Checkpoint:

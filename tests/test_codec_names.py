@@ -11,12 +11,15 @@ from csm_hybrid.quantize.codec_names import USAGE_FLOOR, canonical_codec, is_mos
 from csm_hybrid.quantize.layouts import pairs_from_halves
 from mimi_models import REAL
 from numpy.typing import NDArray
+from reference.random_decoder import random_config
 
 from csm_hybrid.errors import ModelInvalid
 from csm_hybrid.model.codec_schema import tensor_shapes
+from csm_hybrid.model.values import faults
 
 Arrays = dict[str, NDArray[np.float32]]
 
+MODEL = random_config(codebooks=2)
 CONFIG = replace(
     REAL,
     codebooks=4,
@@ -200,3 +203,22 @@ def test_all_problems_are_reported_together() -> None:
         canonical_codec(source, CONFIG)
     assert "enc.conv_in.bias: missing" in str(error.value)
     assert "upsample.weight: shape (128, 1, 6), expected (128, 1, 4)" in str(error.value)
+
+
+@pytest.mark.parametrize("style", ["moshi", "hf", "hf5"])
+def test_tensors_of_any_shape_end_in_an_error_or_a_codec(style: str) -> None:
+    """One after the other with a dimension more or fewer, cut, doubled or empty; no traceback of NumPy's."""
+    canonical, usage = _canonical_and_usage()
+    source = _source(canonical, usage, style)
+    refused = 0
+    for name, value in source.items():
+        for changed in (value[None], value.reshape(-1), value[:0], value[:-1], np.concatenate([value, value])):
+            other: Mapping[str, NDArray[np.float32]] = source | {name: changed}
+            try:
+                config = moshi_config(other) if style == "moshi" else CONFIG
+                if faults(replace(MODEL, codec=config)):
+                    raise ModelInvalid("sizes beyond all limits")
+                canonical_codec(other, config)
+            except ModelInvalid:
+                refused += 1
+    assert refused > 3 * len(source)

@@ -349,6 +349,82 @@ def test_sampling_defaults_that_transformers_leaves_out(copy, settings, expected
     assert (found and (found.temperature, found.top_k, found.depth_temperature, found.depth_top_k)) == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": True}, "num_hidden_layers = True: a whole number is needed"),
+        ({"hidden_size": "64"}, "hidden_size = '64': a whole number is needed"),
+        ({"depth_decoder_config__head_dim": 16.5}, "the depth decoder, has head_dim = 16.5: a whole number"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps = '1e-5': a number is needed"),
+        ({"num_codebooks": [5]}, "num_codebooks = [5]: a whole number is needed"),
+        ({"codec_config__num_filters": "2"}, "codec_config, has num_filters = '2': a whole number is needed"),
+        ({"codec_config__upsampling_ratios": [8, 6, "5", 4]}, "upsampling_ratios = '5': a whole number is needed"),
+        ({"codebook_eos_token_id": False}, "codebook_eos_token_id = False: a whole number is needed"),
+        ({"codec_config": [1]}, "no JSON object"),
+        ({"hidden_size": None}, "has no hidden_size"),
+    ],
+)
+def test_settings_of_another_type_are_refused(copy, changes, message):
+    """Guards ``true`` taken for 1 and ``"16"`` for 16."""
+    folder = copy("transformers")
+    edit(folder, **changes)
+    with pytest.raises(ModelInvalid) as caught:
+        open_checkpoint(folder)
+    assert message in str(caught.value)
+
+
+def test_sampling_defaults_of_another_type_are_refused(copy):
+    folder = copy("transformers")
+    (folder / "generation_config.json").write_text('{"temperature": "0.9"}')
+    with pytest.raises(ModelInvalid, match=r"generation_config\.json has temperature = '0\.9': a number is needed"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors.index.json",
+    ],
+)
+def test_json_nested_deeper_than_python_can_follow(copy, name):
+    folder = copy("transformers")
+    (folder / name).write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ModelInvalid, match=name.replace(".", r"\.")):
+        open_checkpoint(folder)
+
+
+def test_a_safetensors_header_nested_deeper_than_python_can_follow(tmp_path):
+    header = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelInvalid, match="not a readable safetensors file"):
+        open_checkpoint(path)
+
+
+def test_names_that_are_too_long(copy, tmp_path):
+    long = "x" * 300
+    for place in (tmp_path / long, tmp_path / long / "model.safetensors"):
+        with pytest.raises(ModelInvalid, match="cannot be read: File name too long"):
+            open_checkpoint(place)
+    folder = copy("transformers")
+    with pytest.raises(ModelInvalid, match="cannot be read: File name too long"):
+        open_checkpoint(folder, index_file=long + ".index.json")
+    with pytest.raises(ModelInvalid, match="cannot be read: File name too long"):
+        open_checkpoint(folder, tokenizer=tmp_path / long)
+    with pytest.raises(ModelInvalid, match="cannot be read: File name too long"):
+        open_checkpoint(folder, codec_weights=tmp_path / long)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["x"] = long
+    index.write_text(json.dumps(content))
+    with pytest.raises(ModelInvalid, match="cannot be read: File name too long"):
+        open_checkpoint(folder)
+
+
 STRANGE = (None, -1, 0, 1, 10**9, 10**30, 1.5, float("inf"), "x", "", [], [1], {}, {"a": 1}, True, False)
 
 

@@ -149,3 +149,14 @@ def test_directories_that_leave_a_choice(bundles, tmp_path):
         resolve(ModelFlags(model_path=tmp_path, model_file="c.gguf"))
     with pytest.raises(InputError, match="leave the option out"):
         resolve(ModelFlags(model_path=tmp_path, model_file="a.gguf", tokenizer_id="x/y"))
+
+
+def test_names_that_are_too_long(tmp_path):
+    long = Path("x" * 300)
+    for flags in (
+        ModelFlags(weights_path=long),
+        ModelFlags(model_path=long),
+        ModelFlags(model_path=tmp_path, model_file=str(long)),
+    ):
+        with pytest.raises(ModelNotFound, match="cannot be read: File name too long"):
+            resolve(flags)

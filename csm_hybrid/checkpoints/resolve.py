@@ -52,6 +52,13 @@ def resolve(flags: ModelFlags, progress: Progress | None = None) -> ResolvedMode
     cannot be written.
     """
     _check_together(flags)
+    try:
+        return _resolved(flags, progress)
+    except OSError as error:  # a name that is too long, a directory that is locked
+        raise ModelNotFound(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _resolved(flags: ModelFlags, progress: Progress | None) -> ResolvedModel:
     if flags.weights_path is not None:
         if not flags.weights_path.is_file():
             raise ModelNotFound(f"--weights-path {flags.weights_path}: no such file")
