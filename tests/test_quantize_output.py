@@ -83,6 +83,32 @@ def test_the_checkpoint_is_not_written_over(checkpoints, tmp_path, name):
     assert (folder / name).read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "model-00002-of-00002.safetensors"])
+def test_neither_an_index_nor_a_shard_is_written_over(checkpoints, tmp_path, name):
+    folder = Path(shutil.copytree(checkpoints("transformers"), tmp_path / "mine"))
+    before = (folder / name).read_bytes()
+    for source in (folder, folder / "model.safetensors.index.json"):
+        with pytest.raises(OutputError, match="is what the model is made of"):
+            run(source, "-o", folder / name, "--overwrite")
+    assert (folder / name).read_bytes() == before
+
+
+def test_parts_from_elsewhere_are_not_written_over(checkpoints, tmp_path):
+    folder = Path(shutil.copytree(checkpoints("original"), tmp_path / "mine"))
+    codec = (folder / "tokenizer-tiny-checkpoint1.safetensors").rename(tmp_path / "mimi.safetensors")
+    tokenizer = (folder / "tokenizer.json").rename(tmp_path / "other.json")
+    for output in (codec, tokenizer):
+        with pytest.raises(OutputError, match="is what the model is made of"):
+            run(folder, "-o", output, "--overwrite", "--codec-weights", codec, "--tokenizer", tokenizer)
+
+
+def test_names_that_are_too_long(checkpoints, tmp_path):
+    with pytest.raises(OutputError, match=r"cannot write .*: File name too long"):
+        run(checkpoints("original"), "-o", tmp_path / ("x" * 300))
+    with pytest.raises(ModelInvalid, match="cannot be read: File name too long"):
+        run(tmp_path / ("x" * 300), "-o", tmp_path / "model.gguf")
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -10,7 +10,7 @@ from csm_hybrid.quantize.convert import convert
 from csm_hybrid.quantize.imatrix import read_imatrix
 from csm_hybrid.quantize.progress import Terminal
 from csm_hybrid.quantize.recipe import ALIASES, DEFAULT, RECIPES, recipe_named
-from csm_hybrid.quantize.source import COMPANIONS, open_checkpoint, weight_files, with_overrides
+from csm_hybrid.quantize.source import open_checkpoint, with_overrides
 
 from ..errors import OutputError
 from ..model.file_schema import BACKBONE
@@ -81,15 +81,13 @@ def quantize(
     overwrite: bool,
 ) -> None:
     """Convert SOURCE to OUTPUT."""
-    if output.exists() and not overwrite:
+    exists = _exists(output)
+    if exists and not overwrite:
         raise OutputError(f"{output} exists: name another file or add --overwrite")
-    weights = weight_files(source, index_file)
-    codec = [] if codec_weights is None else weight_files(codec_weights)
-    beside = [weights[0].parent / name for name in COMPANIONS]
-    for path in (source, *weights, *codec, *beside, tokenizer, imatrix):
-        if output.exists() and path is not None and path.exists() and output.samefile(path):
-            raise OutputError(f"{output} is what the model is made of: name another file")
     checkpoint = open_checkpoint(source, index_file=index_file, codec_weights=codec_weights, tokenizer=tokenizer)
+    sources = [*checkpoint.files, *(path for path in (source, tokenizer, imatrix) if path is not None)]
+    if exists and any(output.samefile(path) for path in sources):
+        raise OutputError(f"{output} is what the model is made of: name another file")
     checkpoint = with_overrides(checkpoint, name=name, prompt_template=prompt_template)
     convert(
         checkpoint,
@@ -100,3 +98,10 @@ def quantize(
         progress=Terminal(),
     )
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
+
+
+def _exists(output: Path) -> bool:
+    try:
+        return output.exists()
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"cannot write {output}: {error.strerror}") from error
