@@ -93,7 +93,8 @@ def model_config(
     ``config`` is ``config.json`` (None: the towers are known by their widths), ``generation`` is
     ``generation_config.json``; ``special_ids`` begin and end a text segment.
 
-    Raises ModelInvalid for settings that this engine does not know.
+    Its numbers may still be beyond the limits, which :func:`csm_hybrid.model.values.faults` tells.
+    Raises ModelInvalid for settings that this engine does not know, and for what is no number.
     """
     settings = Settings(config or {}, "config.json")
     if "depth_decoder_config" in settings:
@@ -262,7 +263,7 @@ def special_ids(tokenizer: Mapping[str, Any], names: Mapping[str, Any], config: 
 
     ``tokenizer`` is ``tokenizer.json``, ``names`` is ``tokenizer_config.json``. Llama 3's own texts come
     first (an instruction-tuned tokenizer's ``eos_token`` is another), then what ``tokenizer_config.json``
-    names, then ``config.json``'s ids.
+    names, then ``config.json``'s ids. Raises ModelInvalid where none of them gives an id.
     """
     added = {t.get("content"): t.get("id") for t in tokenizer.get("added_tokens") or () if isinstance(t, dict)}
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}

@@ -40,8 +40,11 @@ def convert(
 ) -> None:
     """Write ``checkpoint`` to ``output`` by ``recipe``, the codec in F32 or F16.
 
-    All work happens in a hidden directory beside ``output``, which is renamed into place at the end and
-    opened once as a check. Raises OutputError where the place cannot be written or the disk is full.
+    All work happens in a hidden directory beside ``output``; the file is opened once as a check and renamed into
+    place at the end. Any number of threads gives the same bytes. ``importance`` weighs the columns of a tower's
+    tensors, (columns,) float32 each.
+    Raises OutputError where the place cannot be written or the disk is full, ModelInvalid for weights that are NaN
+    or infinite, EngineError where llama.cpp refuses a tower.
     """
     progress = progress or Silent()
     with output_directory(output) as work:

@@ -108,7 +108,11 @@ LAYOUTS = (TRANSFORMERS, ORIGINAL, MLX)
 
 
 def pairs_from_halves(heads: int) -> Transform:
-    """Rows (heads * head_dim, ...) from rotate-half order to interleaved pairs."""
+    """Rows (heads * head_dim, ...) from rotate-half order to interleaved pairs, in a copy of any dtype.
+
+    Undoes transformers' ``view(heads, head_dim / 2, 2, in).transpose(1, 2)`` (its ``convert_csm.py``). The transform
+    raises ValueError where the rows do not divide into the heads' pairs.
+    """
 
     def transform(rows: NDArray[Any]) -> NDArray[Any]:
         halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
@@ -135,7 +139,10 @@ class Weights:
         return next((c for c in candidates if c in self.tensors), candidates[0])
 
     def table(self, name: str) -> Array:
-        """A table as the bundle has it: (rows, columns), heads (codebook, out, in)."""
+        """A table as the bundle has it, in the checkpoint's dtype: (rows, columns), heads (codebook, out, in).
+
+        Raises KeyError where it is missing, ModelInvalid for dtypes that are not read.
+        """
         array = self.tensors[self.table_source(name)]
         return replace(array, values=out_in(array.values)) if name == "heads" else array
 
@@ -150,7 +157,10 @@ class Weights:
         return f"{prefix}layers.{block}.{self.layout.blocks[rest]}"
 
     def tower_tensor(self, gguf: str, name: str, tower: TowerConfig) -> Array:
-        """A tensor of an embedded tower as llama.cpp has it."""
+        """A tensor of an embedded tower as llama.cpp has it: (out, in) or (width,), Q/K rows in pairs.
+
+        Raises KeyError where it is missing, ModelInvalid for dtypes that are not read.
+        """
         array = self.tensors[self.tower_source(gguf, name)]
         heads = {"attn_q.weight": tower.heads, "attn_k.weight": tower.kv_heads}.get(name.split(".", 2)[-1])
         if heads is None or not self.layout.rotate_half:

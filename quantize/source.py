@@ -159,7 +159,10 @@ def _check_fetched(paths: list[Path]) -> None:
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that an index names, sorted; they lie beside it."""
+    """The files that an index names, sorted; they lie beside it.
+
+    Raises ModelInvalid for what is no index, and for names of files elsewhere.
+    """
     content = read_json(index) or {}
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -298,7 +301,7 @@ def _check_vocabulary(tokenizer_json: str, config: ModelConfig) -> None:
 
 
 def with_overrides(checkpoint: Checkpoint, *, name: str | None, prompt_template: str | None) -> Checkpoint:
-    """The checkpoint under another name or prompt template."""
+    """The checkpoint under another name or prompt template. Raises ModelInvalid for a template without {text}."""
     config = replace(
         checkpoint.config,
         name=name or checkpoint.config.name or "csm",

@@ -38,8 +38,9 @@ def write_tower(
 ) -> None:
     """Write the unquantised tower a tensor at a time: matrices as the checkpoint has them, vectors in f32.
 
-    ``load`` gives a tensor by llama.cpp's name; the stand-in vocabulary and the rotary divisors are made
-    here.
+    ``load`` gives a tensor by llama.cpp's name, row-major (out, in), Q/K rows in interleaved pairs; the stand-in
+    vocabulary and the rotary divisors are made here. ``progress`` is called once a tensor.
+    Raises ModelInvalid for weights that are NaN or infinite, OSError where the disk is full.
     """
     specs = list(tower_tensors(tower, vocab, head=head))
     types = [_type_in_file(spec, tower, load) for spec in specs]

@@ -93,7 +93,7 @@ def test_codec_weights_and_tokenizer_from_elsewhere(copy, checkpoints, tmp_path)
     assert made(folder, tmp_path / "b.gguf", codec_weights=codec, tokenizer=tokenizer) == expected
 
 
-def test_what_is_no_whole_checkpoint_is_told_by_its_name(copy, tmp_path):
+def test_what_is_no_whole_checkpoint_is_called_by_its_name(copy, tmp_path):
     folder = copy("original")
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 6\n")
     with pytest.raises(ModelInvalid, match="git lfs pull"):

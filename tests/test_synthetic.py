@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from csm_hybrid.quantize.recipe import recipe_named
 from test_quantize_types import loads_in_place, numbers
 
 from csm_hybrid.bench.synthetic import CSM_1B, MODELS, make_synthetic, synthetic_model
+from csm_hybrid.bench.synthetic_spec import model_of
 from csm_hybrid.checkpoints.conversions import CACHE_VARIABLE
-from csm_hybrid.errors import InputError
+from csm_hybrid.errors import InputError, ModelInvalid
 from csm_hybrid.model.bundle import Bundle
 from csm_hybrid.model.ggml import GGMLType, parse_gguf
 
@@ -94,3 +97,19 @@ def test_the_named_sizes():
     )
     marvis = MODELS["marvis-250m"]
     assert (marvis.backbone.layers, marvis.backbone.width, marvis.decoder.ffn) == (6, 1536, 4096)
+
+
+def test_sizes_beyond_the_limits_are_refused_at_once(tmp_path):
+    golden = Path(__file__).parent / "golden" / "transformers" / "config.json"
+    values = json.loads(golden.read_text())
+    path = tmp_path / "config.json"
+    for changes, message in (
+        ({"num_hidden_layers": 513}, "csm.backbone.block_count is 513: it must lie in 1 .. 512"),
+        ({"codec_config": {"kernel_size": 256}}, "csm.mimi.kernel is 256"),
+    ):
+        path.write_text(json.dumps(values | changes))
+        with pytest.raises(InputError, match=message):
+            model_of(str(path), None)
+    path.write_text(json.dumps(values | {"vocab_size": "35"}))
+    with pytest.raises(ModelInvalid, match="vocab_size = '35': a whole number is needed"):
+        model_of(str(path), None)

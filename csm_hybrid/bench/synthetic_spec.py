@@ -38,7 +38,12 @@ def model_of(sizes: str, kind: str | None) -> Path:
 
     if Path(sizes).suffix not in (".gguf", ".json"):
         return synthetic_model(f"{sizes}:{kind}" if kind else sizes)
+    from ..model.values import faults
+
     config = _sizes_of(Path(sizes))
+    found = faults(config)
+    if found:
+        raise InputError(f"no model has the sizes of {sizes}: {'; '.join(found)}")
     return kept_synthetic(config.name, config, recipe_named(kind or DEFAULT))
 
 
@@ -62,13 +67,15 @@ def _sizes_of(path: Path) -> ModelConfig:
 
 def _read(path: Path) -> ModelConfig:
     from csm_hybrid.quantize.checkpoint_config import TableSizes, mimi_config, model_config
+    from csm_hybrid.quantize.json_settings import Settings
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if "depth_decoder_config" not in values:
             raise InputError(f"{path} holds no depth_decoder_config: give a config.json in transformers' format")
-        vocab, codebooks = int(values["vocab_size"]), int(values["num_codebooks"])
-        sizes = TableSizes(int(values["text_vocab_size"]), vocab * codebooks, vocab, 0, 0, 0, 0)
+        settings = Settings(values, str(path))
+        vocab, codebooks = settings.integer("vocab_size"), settings.integer("num_codebooks")
+        sizes = TableSizes(settings.integer("text_vocab_size"), vocab * codebooks, vocab, 0, 0, 0, 0)
         return model_config(values, None, sizes, _TEXT_ENDS, mimi_config(values.get("codec_config")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"cannot take sizes from {path}: {type(error).__name__}: {error}") from error

@@ -13,7 +13,10 @@ Shape = tuple[int, ...]
 
 
 def tensor_shapes(config: MimiConfig) -> dict[str, Shape]:
-    """All tensors of the codec, canonical name (without the bundle's ``mimi.``) to shape."""
+    """All tensors of the codec, canonical name (without the bundle's ``mimi.``) to row-major shape.
+
+    The sizes must be within their limits (:func:`csm_hybrid.model.values.faults`).
+    """
     return {**encoder_shapes(config), **decoder_shapes(config)}
 
 

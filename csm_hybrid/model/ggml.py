@@ -196,7 +196,8 @@ THREAD_VALUES = 1 << 20
 def quantize_rows(kind: int, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Rows (n, columns) float32 in GGML type ``kind``, by ggml's quantiser: (n, row_bytes) uint8.
 
-    Rows are independent: any number of threads gives the same bytes.
+    Rows are independent: any number of threads gives the same bytes. Raises ValueError where the type's blocks do
+    not divide the columns.
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     count, columns = rows.shape

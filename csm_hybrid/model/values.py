@@ -113,7 +113,10 @@ def _tower(reader: _Reader, prefix: str) -> TowerConfig | None:
 
 
 def faults(config: ModelConfig) -> list[str]:
-    """What is wrong with a configuration: numbers beyond their limits, else contradictions."""
+    """What is wrong with a configuration: numbers beyond their limits, else contradictions.
+
+    Asked before a conversion begins and when a file is opened: an empty list means that the engine takes the sizes.
+    """
     return config_from({key: value for key, (_, value) in values_of(config).items()})[1]
 
 
