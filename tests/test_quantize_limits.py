@@ -185,6 +185,14 @@ def test_each_of_the_codec_s_limits_is_the_engine_s():
         agrees_on_codec({field: value}, 2)
     for stride in STRIDES:
         agrees_on_codec({}, stride)
+    for changes in (  # sizes that others hold down
+        *({"heads": heads, "kv_heads": heads} for heads in (1, 1024, 1025)),
+        *({"heads": heads, "kv_heads": 1} for heads in (1024, 1025)),
+        *({"width": width, "upsample_groups": groups} for width in (65536, 65537) for groups in (1, width)),
+        *({"filters": filters, "compress": filters, "ratios": (2,)} for filters in (32768, 32769)),
+        {"head_dim": 4098},
+    ):
+        agrees_on_codec(changes, 2)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -252,6 +260,9 @@ def test_each_of_the_towers_limits_is_the_engine_s(field):
         agrees_on_tower(field, {name: value}, {})
     for name, value in MODEL_VALUES:
         agrees_on_tower(field, {}, {name: value})
+    several = [{"heads": n, "kv_heads": kv} for n in (1, 4096, 4097) for kv in (1, n)]
+    for changes in [*several, {"head_dim": 4098}]:
+        agrees_on_tower(field, changes, {})
 
 
 @pytest.mark.parametrize("field", PARTS)
