@@ -47,10 +47,11 @@ void load_upsample(DecoderWeights &w, TensorReader &reader, const Config &config
     return;
   }
   const float *from = reader.floats("upsample.weight", {config.width, 1, kernel});
-  w.upsample.resize(static_cast<size_t>(kernel) * static_cast<size_t>(config.width));
+  const auto width = static_cast<size_t>(config.width), taps = static_cast<size_t>(kernel);  // an int cannot hold both
+  w.upsample.resize(taps * width);
   if (!from) return;
-  for (int c = 0; c < config.width; ++c)
-    for (int p = 0; p < kernel; ++p) w.upsample[static_cast<size_t>(p * config.width + c)] = from[c * kernel + p];
+  for (size_t c = 0; c < width; ++c)
+    for (size_t p = 0; p < taps; ++p) w.upsample[p * width + c] = from[c * taps + p];
 }
 
 }  // namespace
